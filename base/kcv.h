@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Check value and proof of possession of an AES-256 key, with libcrypto. The token computes the same two over a key
+ * that never leaves it (pkcs11/mac.h). AES-CMAC: SP 800-38B, RFC 4493.
+ */
+#ifndef KT_BASE_KCV_H
+#define KT_BASE_KCV_H
+
+#include "base/secret.h"
+
+enum {
+	KT_KCV_LEN = 3,  /* bytes */
+	KT_KCV_TEXT = 7, /* as lower-case hex with its NUL */
+	KT_PROOF_LEN = 16,
+	KT_PROOF_LABEL_MAX = 256, /* bytes; the label names the run and the node */
+	KT_PROOF_NONCE_MAX = 64
+};
+
+/* How the check value is made: the first 3 bytes of AES-CMAC over one block of zeros. */
+#define KT_KCV_METHOD "cmac-zero16"
+
+/* KT_E_KEY unless the key has 32 bytes. */
+KT_MUST_CHECK kt_code kt_kcv_of(const kt_secret *key, char out[KT_KCV_TEXT], kt_err *err);
+/* AES-CMAC over label || 0x00 || nonce. The label has 1..256 bytes, the nonce 16..64 (fresh random). */
+KT_MUST_CHECK kt_code kt_proof_of(const kt_secret *key, const char *label, const void *nonce, size_t nonce_len,
+				  uint8_t out[KT_PROOF_LEN], kt_err *err);
+/* The bytes that a proof is taken over, into `out`; *n is their number. For the token's side. KT_E_INPUT for a bad
+ * length. */
+KT_MUST_CHECK kt_code kt_proof_input(const char *label, const void *nonce, size_t nonce_len,
+				     uint8_t out[KT_PROOF_LABEL_MAX + 1 + KT_PROOF_NONCE_MAX], size_t *n, kt_err *err);
+/* The check value as text from the first bytes of a CMAC over the zero block. */
+void kt_kcv_text(const uint8_t mac[KT_KCV_LEN], char out[KT_KCV_TEXT]);
+
+#endif

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Keystores: where a CMK (customer master key, AES-256) lives, named by URI. What is done with one is wrapping and
+ * unwrapping a KEK. Schemes:
+ *   file:/absolute/path   base64 of 32 bytes (a newline is tolerated), mode exactly 0400
+ *   env:NAME              base64 of 32 bytes in an environment variable
+ *   pkcs11:...            a wrapping key in a token, named by `object` and/or `id`; the CMK never leaves it
+ * Under a CMK of file: and env: a KEK is wrapped by libcrypto, in a token by C_WrapKey; RFC 5649 where possible.
+ */
+#ifndef KT_KEYSTORE_KEYSTORE_H
+#define KT_KEYSTORE_KEYSTORE_H
+
+#include "base/secret.h"
+#include "wire/blob.h"
+
+/* What an operator of Looker knows these failures by; word for word as documented there. Class KT_E_KEY. */
+#define KT_KEYSTORE_MISSING "Looker can not start because: Missing backing keystore"
+#define KT_KEYSTORE_SIZE                                                                                               \
+	"Looker can not start because: Size of the Master Key is invalid it must be 32 bytes however is %zu"
+#define KT_KEYSTORE_MODE "Looker can not start because: Permission for backing key file must be 0400, but is %04o"
+
+enum { KT_CMK_LEN = 32, KT_KEK_LEN = 32 };
+
+typedef struct kt_keystore kt_keystore;
+
+/*
+ * Open a keystore and check its CMK. KT_E_INPUT: the URI is malformed or of an unknown scheme (the known ones are
+ * listed). KT_E_KEY: the key is missing, of wrong size or mode, or not base64. KT_E_HSM, KT_E_IO: from below. One
+ * thread at a time. *out is the caller's: kt_keystore_close (NULL is fine), which wipes the CMK or ends the session.
+ */
+KT_MUST_CHECK kt_code kt_keystore_open(const char *uri, kt_keystore **out, kt_err *err);
+void kt_keystore_close(kt_keystore *ks);
+
+/* The URI without a pin-source, and the CMK's check value (KT_KCV_METHOD). Owned by the keystore. */
+const char *kt_keystore_uri(const kt_keystore *ks);
+const char *kt_keystore_kcv(const kt_keystore *ks);
+
+/* A new random KEK (32 bytes, generated in the token for pkcs11:) and its wrapping under the CMK, purpose KT_BLOB_KEK.
+ */
+KT_MUST_CHECK kt_code kt_keystore_new_kek(kt_keystore *ks, kt_secret *kek, kt_blob *out, kt_err *err);
+/* Wrap a KEK that is there already (moving it to another CMK). A token that takes no key in the clear refuses:
+ * KT_E_HSM. */
+KT_MUST_CHECK kt_code kt_keystore_wrap_kek(kt_keystore *ks, const kt_secret *kek, kt_blob *out, kt_err *err);
+/* Open it. KT_E_KEY when this CMK is not the one that wrapped it (its KCV differs) or the blob was damaged. */
+KT_MUST_CHECK kt_code kt_keystore_unwrap_kek(kt_keystore *ks, const kt_blob *blob, kt_secret *kek, kt_err *err);
+
+#endif

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A token: one module, one token of it, one logged-in read-write session. One thread at a time may use a kt_token;
+ * open one for each thread (a session shared by two threads crashes common modules).
+ *
+ * What the program must see to:
+ * - SIGPIPE is ignored (p11-kit remoting dies by it);
+ * - no fork() after kt_token_open in a process that goes on to use the token; children are exec'd;
+ * - kt_secret_setup() was called.
+ */
+#ifndef KT_PKCS11_TOKEN_H
+#define KT_PKCS11_TOKEN_H
+
+#include "base/result.h"
+#include "pkcs11/uri.h"
+
+typedef struct kt_token kt_token;
+
+/* What names a token. Texts are without their padding; label and serial together identify it within a module. */
+typedef struct kt_token_info {
+	char label[KT_URI_TOKEN];
+	char manufacturer[KT_URI_MANUFACTURER];
+	char serial[KT_URI_SERIAL];
+	char model[KT_URI_MODEL];
+	char module[KT_URI_PATH]; /* file or name of the module */
+	bool initialized;         /* CKF_TOKEN_INITIALIZED; kt_token_open takes no other */
+} kt_token_info;
+
+/*
+ * Load the module, choose the token that a pkcs11: URI names (KT_E_HSM when none or more than one fits; the message
+ * lists the candidates), open a session and log in as the user. The PIN (pkcs11/pin.h) is used for exactly one C_Login
+ * and wiped; it is never tried again. Where the process is logged in to the token already, no PIN is asked for. The
+ * last try that a token allows is not spent, unless a person types the PIN. KT_E_INPUT for a malformed URI. *out is the
+ * caller's: kt_token_close. `object`, `id` and `type` of the URI play no part here.
+ */
+KT_MUST_CHECK kt_code kt_token_open(const char *uri, kt_token **out, kt_err *err);
+/* Session objects end here; other sessions of the process stay. NULL is fine. */
+void kt_token_close(kt_token *t);
+
+/* Who it is, as read when it was opened. Owned by the token. */
+const kt_token_info *kt_token_get_info(const kt_token *t);
+/* Ask again whether the very same token is still there (C_GetTokenInfo): a vanished SoftHSM folder shows only here.
+ * KT_E_HSM when it is not. */
+KT_MUST_CHECK kt_code kt_token_check(kt_token *t, kt_err *err);
+
+/* All tokens that can be seen, uninitialised ones included; of the URI's module when `uri` is not NULL, else of all
+ * that p11-kit is configured for. No login. *out is the caller's: free(). */
+KT_MUST_CHECK kt_code kt_token_list(const char *uri, kt_token_info **out, size_t *n, kt_err *err);
+
+#endif
