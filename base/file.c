@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { READ_CHUNK = 64 * 1024 };
+
+static kt_code read_fd(int fd, const char *path, kt_buf *out, kt_err *err)
+{
+	struct stat st;
+	if (fstat(fd, &st) != 0)
+		return kt_fail_errno(err, errno, NULL, "%s", path);
+	if (!S_ISREG(st.st_mode))
+		return kt_fail(err, KT_E_IO, "give the path of a regular file", "%s: not a regular file", path);
+	for (;;) {
+		kt_code rc = kt_buf_reserve(out, READ_CHUNK, err);
+		if (rc != KT_OK && (size_t)st.st_size < READ_CHUNK)
+			rc = kt_buf_reserve(out, (size_t)st.st_size + 1, err);
+		if (rc != KT_OK)
+			return kt_err_prefix(err, rc, "%s", path);
+		ssize_t n = read(fd, out->data + out->len, out->cap - out->len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return kt_fail_errno(err, errno, NULL, "%s", path);
+		out->len += (size_t)n;
+		out->data[out->len] = '\0';
+		if (n == 0)
+			return KT_OK;
+	}
+}
+
+kt_code kt_file_read(const char *path, kt_buf *out, kt_err *err)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return kt_fail_errno(err, errno, NULL, "%s", path);
+	kt_code rc = read_fd(fd, path, out, err);
+	(void)close(fd);
+	return rc;
+}
+
+kt_code kt_file_write_all(int fd, const void *bytes, size_t n, const char *name, kt_err *err)
+{
+	const uint8_t *p = bytes;
+	while (n) {
+		ssize_t w = write(fd, p, n);
+		if (w < 0 && errno == EINTR)
+			continue;
+		if (w < 0)
+			return kt_fail_errno(err, errno, NULL, "%s cannot be written", name);
+		p += w;
+		n -= (size_t)w;
+	}
+	return KT_OK;
+}
+
+static kt_code folder_of(const char *path, char **out, kt_err *err)
+{
+	const char *slash = strrchr(path, '/');
+	*out = slash == path ? strdup("/") : slash ? strndup(path, (size_t)(slash - path)) : strdup(".");
+	return *out ? KT_OK : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+}
+
+kt_code kt_file_sync_folder(const char *path, kt_err *err)
+{
+	char *folder;
+	KT_TRY(folder_of(path, &folder, err));
+	kt_code rc = KT_OK;
+	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || fsync(fd) != 0)
+		rc = kt_fail_errno(err, errno, NULL, "the folder %s cannot be synced", folder);
+	if (fd >= 0)
+		(void)close(fd);
+	free(folder);
+	return rc;
+}
+
+/* The attributes that the new file is to have: those asked for, else those of the old file, else ours. */
+static kt_code effective_attr(const char *path, const kt_file_attr *want, kt_file_attr *out, kt_err *err)
+{
+	struct stat st;
+	*out = (kt_file_attr){.mode = 0600, .uid = geteuid(), .gid = getegid()};
+	if (lstat(path, &st) == 0) {
+		if (!S_ISREG(st.st_mode))
+			return kt_fail(err, KT_E_IO, "replace it by a regular file", "%s: not a regular file", path);
+		*out = (kt_file_attr){.mode = st.st_mode & 07777, .uid = st.st_uid, .gid = st.st_gid};
+	} else if (errno != ENOENT) {
+		return kt_fail_errno(err, errno, NULL, "%s", path);
+	}
+	if (want && want->mode != (mode_t)KT_KEEP)
+		out->mode = want->mode;
+	if (want && want->uid != (uid_t)KT_KEEP)
+		out->uid = want->uid;
+	if (want && want->gid != (gid_t)KT_KEEP)
+		out->gid = want->gid;
+	return KT_OK;
+}
+
+static kt_code fill_temp(int fd, const char *path, const void *bytes, size_t n, const kt_file_attr *attr, kt_err *err)
+{
+	KT_TRY(kt_file_write_all(fd, bytes, n, path, err));
+	if ((attr->uid != geteuid() || attr->gid != getegid()) && fchown(fd, attr->uid, attr->gid) != 0)
+		return kt_fail_errno(err, errno, NULL, "the owner of %s cannot be set", path);
+	if (fchmod(fd, attr->mode) != 0)
+		return kt_fail_errno(err, errno, NULL, "the mode of %s cannot be set", path);
+	if (fsync(fd) != 0)
+		return kt_fail_errno(err, errno, NULL, "%s cannot be synced", path);
+	return KT_OK;
+}
+
+kt_code kt_file_replace(const char *path, const void *bytes, size_t n, const kt_file_attr *attr, kt_err *err)
+{
+	kt_file_attr eff;
+	KT_TRY(effective_attr(path, attr, &eff, err));
+	char temp[4096];
+	if ((size_t)snprintf(temp, sizeof temp, "%s.ktXXXXXX", path) >= sizeof temp)
+		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", path);
+	int fd = mkostemp(temp, O_CLOEXEC);
+	if (fd < 0)
+		return kt_fail_errno(err, errno, NULL, "a file cannot be made beside %s", path);
+	kt_code rc = fill_temp(fd, path, bytes, n, &eff, err);
+	if (close(fd) != 0 && rc == KT_OK)
+		rc = kt_fail_errno(err, errno, NULL, "%s cannot be written", path);
+	if (rc == KT_OK && rename(temp, path) != 0)
+		rc = kt_fail_errno(err, errno, NULL, "%s cannot be replaced", path);
+	if (rc != KT_OK) {
+		(void)unlink(temp);
+		return rc;
+	}
+	return kt_file_sync_folder(path, err);
+}
+
+kt_code kt_file_mkdirs(const char *path, mode_t mode, kt_err *err)
+{
+	char *copy = strdup(path);
+	if (!copy)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	kt_code rc = KT_OK;
+	for (char *p = copy + 1; rc == KT_OK && copy[0]; p++) {
+		if (*p != '/' && *p != '\0')
+			continue;
+		char kept = *p;
+		*p = '\0';
+		struct stat st;
+		if (mkdir(copy, mode) != 0 && (errno != EEXIST || stat(copy, &st) != 0 || !S_ISDIR(st.st_mode)))
+			rc = kt_fail_errno(err, errno == EEXIST ? ENOTDIR : errno, NULL, "the folder %s cannot be made",
+					   copy);
+		*p = kept;
+		if (kept == '\0')
+			break;
+	}
+	free(copy);
+	return rc;
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Files: bounded reads, and replacement that is atomic and durable (S9). */
+#ifndef KT_BASE_FILE_H
+#define KT_BASE_FILE_H
+
+#include <sys/types.h>
+
+#include "base/buf.h"
+
+/* Append a regular file's content to `out`, bounded by out->max. */
+KT_MUST_CHECK kt_code kt_file_read(const char *path, kt_buf *out, kt_err *err);
+
+/* How a file is to be written. A field left at KT_KEEP takes the value of the file being replaced (or of the caller
+ * when there is none yet). */
+#define KT_KEEP ((unsigned)-1)
+typedef struct kt_file_attr {
+	mode_t mode; /* permission bits */
+	uid_t uid;
+	gid_t gid;
+} kt_file_attr;
+
+/*
+ * Replace `path`: write a temporary file beside it with mode 0600, fsync, set owner and mode, rename over `path`, fsync
+ * the folder. On any failure the old file is untouched and the temporary one is gone. A symbolic link is refused.
+ */
+KT_MUST_CHECK kt_code kt_file_replace(const char *path, const void *bytes, size_t n, const kt_file_attr *attr,
+				      kt_err *err);
+/* fsync the folder that holds `path`. */
+KT_MUST_CHECK kt_code kt_file_sync_folder(const char *path, kt_err *err);
+/* mkdir -p; what is made gets `mode`. An existing folder is fine, anything else in the way is an error. */
+KT_MUST_CHECK kt_code kt_file_mkdirs(const char *path, mode_t mode, kt_err *err);
+/* Write all of it, retrying after EINTR and short writes. `name` is for the message. */
+KT_MUST_CHECK kt_code kt_file_write_all(int fd, const void *bytes, size_t n, const char *name, kt_err *err);
+
+#endif

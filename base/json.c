@@ -1,0 +1,476 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/json.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+
+#define KT_EXACT_INT 9007199254740992.0 /* 2^53 */
+
+static size_t line_of(const char *text, const char *at)
+{
+	size_t line = 1;
+	for (const char *p = text; p < at; p++)
+		line += *p == '\n';
+	return line;
+}
+
+static int by_name(const void *a, const void *b)
+{
+	const cJSON *const *x = a;
+	const cJSON *const *y = b;
+	return strcmp((*x)->string, (*y)->string);
+}
+
+/* The members of an object in order of their names; the caller frees the array. NULL with *n = 0 for an empty one. */
+static kt_code sorted_members(const cJSON *obj, const cJSON ***out, size_t *n, kt_err *err)
+{
+	*out = NULL;
+	*n = 0;
+	for (const cJSON *c = obj->child; c; c = c->next)
+		++*n;
+	if (*n == 0)
+		return KT_OK;
+	*out = calloc(*n, sizeof(cJSON *));
+	if (!*out)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	size_t i = 0;
+	for (const cJSON *c = obj->child; c; c = c->next)
+		(*out)[i++] = c;
+	qsort((void *)*out, *n, sizeof(cJSON *), by_name);
+	return KT_OK;
+}
+
+static kt_code check_value(const cJSON *v, int depth, const char *name, kt_err *err);
+
+static kt_code check_object(const cJSON *v, int depth, const char *name, kt_err *err)
+{
+	const cJSON **member;
+	size_t n;
+	KT_TRY(sorted_members(v, &member, &n, err));
+	kt_code rc = KT_OK;
+	for (size_t i = 0; rc == KT_OK && i < n; i++) {
+		if (i && strcmp(member[i - 1]->string, member[i]->string) == 0)
+			rc = kt_fail(err, KT_E_INPUT, NULL, "%s: the name \"%s\" stands twice in one object", name,
+				     member[i]->string);
+		else
+			rc = check_value(member[i], depth + 1, name, err);
+	}
+	free((void *)member);
+	return rc;
+}
+
+static kt_code check_value(const cJSON *v, int depth, const char *name, kt_err *err)
+{
+	if (depth > KT_JSON_DEPTH)
+		return kt_fail(err, KT_E_INPUT, NULL, "%s: nested deeper than %d", name, (int)KT_JSON_DEPTH);
+	if (cJSON_IsObject(v))
+		return check_object(v, depth, name, err);
+	if (cJSON_IsNumber(v) && !isfinite(v->valuedouble))
+		return kt_fail(err, KT_E_INPUT, NULL, "%s: a number is out of range", name);
+	if (cJSON_IsArray(v))
+		for (const cJSON *c = v->child; c; c = c->next)
+			KT_TRY(check_value(c, depth + 1, name, err));
+	return KT_OK;
+}
+
+/* cJSON lets some things pass that RFC 8259 forbids: bytes below 0x20 inside strings, and anything up to NUL. */
+static kt_code check_bytes(const char *name, const char *text, size_t len, kt_err *err)
+{
+	bool in_string = false;
+	int depth = 0;
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)text[i];
+		bool ok = c >= 0x20 || (!in_string && (c == '\n' || c == '\r' || c == '\t'));
+		if (!ok)
+			return kt_fail(err, KT_E_INPUT, NULL, "%s:%zu: control character 0x%02x", name,
+				       line_of(text, text + i), c);
+		if (in_string && c == '\\')
+			i++;
+		else if (c == '"')
+			in_string = !in_string;
+		else if (!in_string && (c == '{' || c == '['))
+			depth++;
+		else if (!in_string && (c == '}' || c == ']'))
+			depth--;
+		if (depth > KT_JSON_DEPTH)
+			return kt_fail(err, KT_E_INPUT, NULL, "%s:%zu: nested deeper than %d", name,
+				       line_of(text, text + i), (int)KT_JSON_DEPTH);
+	}
+	return KT_OK;
+}
+
+kt_code kt_json_parse(const char *name, const void *text, size_t len, cJSON **out, kt_err *err)
+{
+	*out = NULL;
+	if (len > KT_JSON_MAX)
+		return kt_fail(err, KT_E_INPUT, NULL, "%s: larger than %d bytes", name, (int)KT_JSON_MAX);
+	KT_TRY(check_bytes(name, text, len, err));
+	/* cJSON wants a NUL after the text to tell trailing bytes from the end. */
+	char *copy = malloc(len + 1);
+	if (!copy)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	if (len)
+		memcpy(copy, text, len);
+	copy[len] = '\0';
+	const char *end = copy;
+	cJSON *root = cJSON_ParseWithLengthOpts(copy, len + 1, &end, 1);
+	if (!root) {
+		size_t line = line_of(copy, end < copy + len ? end : copy + len);
+		free(copy);
+		return kt_fail(err, KT_E_INPUT, "correct the JSON there", "%s:%zu: not valid JSON", name, line);
+	}
+	free(copy);
+	kt_code rc = check_value(root, 0, name, err);
+	if (rc != KT_OK)
+		cJSON_Delete(root);
+	else
+		*out = root;
+	return rc;
+}
+
+/* Blank comments in place, line breaks kept. An unclosed block comment is an error. */
+static kt_code blank_comments(const char *name, char *text, size_t len, kt_err *err)
+{
+	bool in_string = false;
+	for (size_t i = 0; i < len; i++) {
+		if (in_string) {
+			if (text[i] == '\\' && i + 1 < len)
+				i++;
+			else if (text[i] == '"')
+				in_string = false;
+		} else if (text[i] == '"') {
+			in_string = true;
+		} else if (text[i] == '/' && i + 1 < len && text[i + 1] == '/') {
+			while (i < len && text[i] != '\n')
+				text[i++] = ' ';
+		} else if (text[i] == '/' && i + 1 < len && text[i + 1] == '*') {
+			const char *close = NULL;
+			for (size_t j = i + 2; j + 1 < len && !close; j++)
+				if (text[j] == '*' && text[j + 1] == '/')
+					close = text + j + 1;
+			if (!close)
+				return kt_fail(err, KT_E_INPUT, NULL, "%s:%zu: comment without an end", name,
+					       line_of(text, text + i));
+			for (; text + i <= close; i++)
+				if (text[i] != '\n')
+					text[i] = ' ';
+			i--;
+		}
+	}
+	return KT_OK;
+}
+
+kt_code kt_json_doc_parse(kt_json_doc *doc, const char *name, const void *text, size_t len, kt_err *err)
+{
+	*doc = (kt_json_doc){0};
+	kt_code rc = KT_OK;
+	doc->name = strdup(name);
+	doc->text = malloc(len + 1);
+	if (!doc->name || !doc->text) {
+		rc = kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+		goto out;
+	}
+	if (len)
+		memcpy(doc->text, text, len);
+	doc->text[len] = '\0';
+	doc->len = len;
+	KT_TRY_GOTO(blank_comments(name, doc->text, len, err), out);
+	KT_TRY_GOTO(kt_json_parse(name, doc->text, len, &doc->root, err), out);
+out:
+	if (rc != KT_OK)
+		kt_json_doc_free(doc);
+	return rc;
+}
+
+kt_code kt_json_doc_load(kt_json_doc *doc, const char *path, kt_err *err)
+{
+	*doc = (kt_json_doc){0};
+	kt_buf text = {.max = KT_JSON_MAX};
+	KT_TRY(kt_file_read(path, &text, err));
+	kt_code rc = kt_json_doc_parse(doc, path, text.data ? text.data : (const uint8_t *)"", text.len, err);
+	kt_buf_free(&text);
+	return rc;
+}
+
+void kt_json_doc_free(kt_json_doc *doc)
+{
+	if (!doc)
+		return;
+	cJSON_Delete(doc->root);
+	free(doc->name);
+	free(doc->text);
+	*doc = (kt_json_doc){0};
+}
+
+/* --- From a JSON path to its place. The text is known to be valid JSON. ------------------------------------------ */
+
+static const char *skip_space(const char *p)
+{
+	while (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t')
+		p++;
+	return p;
+}
+
+static const char *skip_string(const char *p)
+{
+	for (p++; *p && *p != '"'; p++)
+		if (*p == '\\' && p[1])
+			p++;
+	return *p ? p + 1 : p;
+}
+
+static const char *skip_value(const char *p)
+{
+	int depth = 0;
+	p = skip_space(p);
+	while (*p) {
+		if (*p == '"') {
+			p = skip_string(p);
+			if (depth == 0)
+				return p;
+			continue;
+		}
+		if (*p == '{' || *p == '[')
+			depth++;
+		else if (*p == '}' || *p == ']') {
+			if (depth == 0)
+				return p;
+			if (--depth == 0)
+				return p + 1;
+		} else if (*p == ',' && depth == 0)
+			return p;
+		p++;
+	}
+	return p;
+}
+
+/* The value of the member of which the name is name[0..n), in the object at p. */
+static const char *enter_member(const char *p, const char *name, size_t n)
+{
+	p = skip_space(p);
+	if (*p != '{')
+		return NULL;
+	p = skip_space(p + 1);
+	while (*p == '"') {
+		const char *key = p + 1;
+		const char *end = skip_string(p);
+		p = skip_space(end);
+		if (*p != ':')
+			return NULL;
+		p = skip_space(p + 1);
+		if ((size_t)(end - 1 - key) == n && memcmp(key, name, n) == 0)
+			return p;
+		p = skip_space(skip_value(p));
+		if (*p != ',')
+			return NULL;
+		p = skip_space(p + 1);
+	}
+	return NULL;
+}
+
+static const char *enter_index(const char *p, unsigned long index)
+{
+	p = skip_space(p);
+	if (*p != '[')
+		return NULL;
+	p = skip_space(p + 1);
+	for (; index; index--) {
+		p = skip_space(skip_value(p));
+		if (*p != ',')
+			return NULL;
+		p = skip_space(p + 1);
+	}
+	return *p == ']' ? NULL : p;
+}
+
+size_t kt_json_doc_line(const kt_json_doc *doc, const char *path)
+{
+	if (*path != '$')
+		return 0;
+	const char *p = skip_space(doc->text);
+	for (path++; *path && p;) {
+		if (*path == '.') {
+			size_t n = strcspn(path + 1, ".[");
+			p = enter_member(p, path + 1, n);
+			path += 1 + n;
+		} else if (*path == '[') {
+			char *end;
+			unsigned long i = strtoul(path + 1, &end, 10);
+			if (*end != ']')
+				return 0;
+			p = enter_index(p, i);
+			path = end + 1;
+		} else {
+			return 0;
+		}
+	}
+	return p ? line_of(doc->text, p) : 0;
+}
+
+kt_code kt_json_doc_fail(const kt_json_doc *doc, const char *path, kt_err *err, const char *remedy, const char *fmt,
+			 ...)
+{
+	char msg[KT_ERR_MSG / 2];
+	va_list ap;
+	va_start(ap, fmt);
+	(void)vsnprintf(msg, sizeof msg, fmt, ap);
+	va_end(ap);
+	return kt_fail(err, KT_E_INPUT, remedy, "%s:%zu: %s: %s", doc->name, kt_json_doc_line(doc, path), path, msg);
+}
+
+/* --- Members ------------------------------------------------------------------------------------------------------ */
+
+static kt_code member(const cJSON *obj, const char *name, cJSON_bool (*is)(const cJSON *), const char *what,
+		      const cJSON **out, kt_err *err)
+{
+	*out = cJSON_GetObjectItemCaseSensitive(obj, name);
+	if (!*out)
+		return kt_fail(err, KT_E_INPUT, NULL, "\"%s\" is missing", name);
+	if (!is(*out))
+		return kt_fail(err, KT_E_INPUT, NULL, "\"%s\" must be %s", name, what);
+	return KT_OK;
+}
+
+kt_code kt_json_str(const cJSON *obj, const char *name, const char **out, kt_err *err)
+{
+	const cJSON *m;
+	KT_TRY(member(obj, name, cJSON_IsString, "a string", &m, err));
+	*out = m->valuestring;
+	return KT_OK;
+}
+
+kt_code kt_json_int(const cJSON *obj, const char *name, int64_t min, int64_t max, int64_t *out, kt_err *err)
+{
+	const cJSON *m;
+	KT_TRY(member(obj, name, cJSON_IsNumber, "a whole number", &m, err));
+	double d = m->valuedouble;
+	if (d != floor(d) || fabs(d) > KT_EXACT_INT || d < (double)min || d > (double)max)
+		return kt_fail(err, KT_E_INPUT, NULL, "\"%s\" must be a whole number from %" PRId64 " to %" PRId64,
+			       name, min, max);
+	*out = (int64_t)d;
+	return KT_OK;
+}
+
+kt_code kt_json_bool(const cJSON *obj, const char *name, bool *out, kt_err *err)
+{
+	const cJSON *m;
+	KT_TRY(member(obj, name, cJSON_IsBool, "true or false", &m, err));
+	*out = cJSON_IsTrue(m);
+	return KT_OK;
+}
+
+kt_code kt_json_object(const cJSON *obj, const char *name, const cJSON **out, kt_err *err)
+{
+	return member(obj, name, cJSON_IsObject, "an object", out, err);
+}
+
+kt_code kt_json_array(const cJSON *obj, const char *name, const cJSON **out, kt_err *err)
+{
+	return member(obj, name, cJSON_IsArray, "an array", out, err);
+}
+
+kt_code kt_json_opt_str(const cJSON *obj, const char *name, const char *fallback, const char **out, kt_err *err)
+{
+	*out = fallback;
+	return cJSON_GetObjectItemCaseSensitive(obj, name) ? kt_json_str(obj, name, out, err) : KT_OK;
+}
+
+kt_code kt_json_opt_int(const cJSON *obj, const char *name, int64_t fallback, int64_t min, int64_t max, int64_t *out,
+			kt_err *err)
+{
+	*out = fallback;
+	return cJSON_GetObjectItemCaseSensitive(obj, name) ? kt_json_int(obj, name, min, max, out, err) : KT_OK;
+}
+
+kt_code kt_json_opt_bool(const cJSON *obj, const char *name, bool fallback, bool *out, kt_err *err)
+{
+	*out = fallback;
+	return cJSON_GetObjectItemCaseSensitive(obj, name) ? kt_json_bool(obj, name, out, err) : KT_OK;
+}
+
+/* --- Printing ----------------------------------------------------------------------------------------------------- */
+
+kt_code kt_json_print(const cJSON *value, kt_buf *out, kt_err *err)
+{
+	char *text = cJSON_PrintUnformatted(value);
+	if (!text)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	kt_code rc = kt_buf_str(out, text, err);
+	cJSON_free(text);
+	return rc;
+}
+
+static kt_code canonical_name(const char *name, kt_buf *out, kt_err *err)
+{
+	cJSON *s = cJSON_CreateStringReference(name);
+	if (!s)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	kt_code rc = kt_json_print(s, out, err);
+	cJSON_Delete(s);
+	return rc;
+}
+
+static kt_code canonical_object(const cJSON *obj, kt_buf *out, kt_err *err)
+{
+	const cJSON **m;
+	size_t n;
+	KT_TRY(sorted_members(obj, &m, &n, err));
+	kt_code rc = kt_buf_str(out, "{", err);
+	for (size_t i = 0; rc == KT_OK && i < n; i++) {
+		if (i)
+			rc = kt_buf_str(out, ",", err);
+		if (rc == KT_OK)
+			rc = canonical_name(m[i]->string, out, err);
+		if (rc == KT_OK)
+			rc = kt_buf_str(out, ":", err);
+		if (rc == KT_OK)
+			rc = kt_json_canonical(m[i], out, err);
+	}
+	free((void *)m);
+	return rc == KT_OK ? kt_buf_str(out, "}", err) : rc;
+}
+
+kt_code kt_json_canonical(const cJSON *value, kt_buf *out, kt_err *err)
+{
+	if (cJSON_IsObject(value))
+		return canonical_object(value, out, err);
+	if (!cJSON_IsArray(value))
+		return kt_json_print(value, out, err);
+	KT_TRY(kt_buf_str(out, "[", err));
+	for (const cJSON *c = value->child; c; c = c->next) {
+		if (c != value->child)
+			KT_TRY(kt_buf_str(out, ",", err));
+		KT_TRY(kt_json_canonical(c, out, err));
+	}
+	return kt_buf_str(out, "]", err);
+}
+
+kt_code kt_json_add(cJSON *obj, const char *name, cJSON *value, kt_err *err)
+{
+	if (value && cJSON_AddItemToObject(obj, name, value))
+		return KT_OK;
+	cJSON_Delete(value);
+	return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+}
+
+kt_code kt_json_add_str(cJSON *obj, const char *name, const char *value, kt_err *err)
+{
+	return kt_json_add(obj, name, cJSON_CreateString(value), err);
+}
+
+kt_code kt_json_add_int(cJSON *obj, const char *name, int64_t value, kt_err *err)
+{
+	return kt_json_add(obj, name, cJSON_CreateNumber((double)value), err);
+}
+
+kt_code kt_json_add_bool(cJSON *obj, const char *name, bool value, kt_err *err)
+{
+	return kt_json_add(obj, name, cJSON_CreateBool(value), err);
+}
