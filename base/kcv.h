@@ -13,7 +13,9 @@ enum {
 	KT_KCV_TEXT = 7, /* as lower-case hex with its NUL */
 	KT_PROOF_LEN = 16,
 	KT_PROOF_LABEL_MAX = 256, /* bytes; the label names the run and the node */
-	KT_PROOF_NONCE_MAX = 64
+	KT_PROOF_NONCE_MIN = 16,
+	KT_PROOF_NONCE_MAX = 64,
+	KT_PROOF_INPUT_MAX = KT_PROOF_LABEL_MAX + 1 + KT_PROOF_NONCE_MAX
 };
 
 /* How the check value is made: the first 3 bytes of AES-CMAC over one block of zeros. */
@@ -27,7 +29,7 @@ KT_MUST_CHECK kt_code kt_proof_of(const kt_secret *key, const char *label, const
 /* The bytes that a proof is taken over, into `out`; *n is their number. For the token's side. KT_E_INPUT for a bad
  * length. */
 KT_MUST_CHECK kt_code kt_proof_input(const char *label, const void *nonce, size_t nonce_len,
-				     uint8_t out[KT_PROOF_LABEL_MAX + 1 + KT_PROOF_NONCE_MAX], size_t *n, kt_err *err);
+				     uint8_t out[KT_PROOF_INPUT_MAX], size_t *n, kt_err *err);
 /* The check value as text from the first bytes of a CMAC over the zero block. */
 void kt_kcv_text(const uint8_t mac[KT_KCV_LEN], char out[KT_KCV_TEXT]);
 
