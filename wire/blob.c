@@ -316,6 +316,7 @@ static kt_code accept_key(const kt_blob *b, kt_secret *key, kt_secret *out, kt_e
 		kt_secret_free(key);
 		return rc;
 	}
+	key->data[key->len] = '\0';
 	*out = *key;
 	*key = KT_SECRET_INIT;
 	return KT_OK;
