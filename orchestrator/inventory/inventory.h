@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The inventory: cluster.json (docs/FORMATS.md, section 6) read into kt_cluster, checked, ranges expanded. */
+#ifndef KT_INVENTORY_INVENTORY_H
+#define KT_INVENTORY_INVENTORY_H
+
+#include <stdint.h>
+
+#include "base/json.h"
+
+enum {
+	KT_NODES_MAX = 10000,
+	KT_CLUSTER_NAME_MAX = 63, /* [a-z0-9][a-z0-9-]* */
+	KT_NODE_NAME_MAX = 63     /* as kt_name_check (wire/message.h) */
+};
+
+/* One node, templates of the file resolved. Owned by its cluster. */
+typedef struct kt_node {
+	char *name;
+	char *host;        /* what ssh connects to, before `ssh -G`; default: the name */
+	uint16_t port;     /* 0: the user's ssh configuration decides (22 when it doesn't) */
+	char *user;        /* NULL: the ssh configuration decides */
+	char *identity;    /* absolute path of the private key; NULL: the ssh configuration and the agent decide */
+	char *agent_path;  /* folder of the agent's program on the node, absolute */
+	char *agent_state; /* the agent's state folder on the node, absolute */
+	size_t entry;      /* index into "nodes" of the file, for messages: $.nodes[entry] */
+} kt_node;
+
+/*
+ * Invariants: (1) 1..KT_NODES_MAX nodes, their names distinct; (2) rekey and canary < nodes_count; (3) `state` and,
+ * when it is a path, `playbook` are absolute; (4) everything is owned by the cluster or by `doc`.
+ */
+typedef struct kt_cluster {
+	kt_json_doc doc; /* the file, for variables and for messages */
+	char *folder;    /* absolute folder of the file: relative paths start here */
+	char *name;
+	char *playbook; /* the name of a shipped playbook, or an absolute path ending in .json */
+	char *state;    /* the coordinator's state folder */
+	kt_node *nodes;
+	size_t nodes_count;
+	size_t rekey;  /* index of the node that runs the rekey */
+	size_t canary; /* index of the node that starts first */
+	struct {
+		char *config;              /* absolute path; NULL: ssh's own default */
+		int64_t connect_timeout_s; /* 1..600, default 20 */
+	} ssh;
+	bool agent_sudo; /* start the agent with sudo; default true */
+	struct {
+		char *uri;        /* pkcs11: URI of the token */
+		char *escrow_key; /* label of the wrapping key; default keyturn-escrow */
+	} hsm;
+	const char *key_from; /* template of the old key's URI, borrowed from doc; NULL: the nodes are asked */
+	const char *key_to;   /* template of the new key's URI, borrowed from doc */
+} kt_cluster;
+
+/*
+ * Read and check a cluster.json. Every fault is KT_E_INPUT with file, line and JSON path; KT_E_IO when the file cannot
+ * be read. Relative paths are taken from the folder of the file, `~/` from $HOME. kt_cluster_free also after failure is
+ * harmless.
+ */
+KT_MUST_CHECK kt_code kt_cluster_load(const char *path, kt_cluster *out, kt_err *err);
+/* The same from memory; `path` names the file in messages and must be absolute. `home` may be NULL ($HOME then). */
+KT_MUST_CHECK kt_code kt_cluster_parse(const char *path, const void *text, size_t len, const char *home,
+				       kt_cluster *out, kt_err *err);
+void kt_cluster_free(kt_cluster *c);
+
+/* The node of that name, or NULL. */
+const kt_node *kt_cluster_node(const kt_cluster *c, const char *name);
+
+/* The value of a variable as the file has it (a template): the node's own, else the first of its groups' (in the order
+ * of the node's "groups") that has it, else the cluster's, else NULL. `node` may be NULL: the cluster's alone. */
+const cJSON *kt_cluster_var(const kt_cluster *c, const kt_node *node, const char *name);
+
+/* Call `visit` for every variable set anywhere, with its JSON path; stops at the first failure. */
+typedef kt_code (*kt_cluster_visit)(void *cookie, const char *name, const char *path, kt_err *err);
+KT_MUST_CHECK kt_code kt_cluster_each_var(const kt_cluster *c, kt_cluster_visit visit, void *cookie, kt_err *err);
+
+#endif
