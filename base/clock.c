@@ -23,12 +23,15 @@ int64_t kt_clock_mono_ms(void)
 
 void kt_clock_format(int64_t wall_ms, char out[KT_TIME_TEXT])
 {
-	time_t s = (time_t)(wall_ms / 1000);
+	int64_t ms = wall_ms % 1000;
+	if (ms < 0)
+		ms += 1000;
+	time_t s = (time_t)(wall_ms / 1000 - (wall_ms % 1000 < 0));
 	struct tm tm;
 	if (!gmtime_r(&s, &tm)) {
 		out[0] = '\0';
 		return;
 	}
 	size_t n = strftime(out, KT_TIME_TEXT, "%Y-%m-%dT%H:%M:%S", &tm);
-	(void)snprintf(out + n, KT_TIME_TEXT - n, ".%03dZ", (int)(wall_ms % 1000));
+	(void)snprintf(out + n, KT_TIME_TEXT - n, ".%03dZ", (int)ms);
 }

@@ -33,12 +33,13 @@ kt_code kt_hex_decode(const char *text, size_t n, kt_buf *out, kt_err *err)
 {
 	if (n % 2)
 		return kt_fail(err, KT_E_INPUT, NULL, "hex of odd length");
+	for (size_t i = 0; i < n; i++)
+		if (nibble(text[i]) < 0)
+			return kt_fail(err, KT_E_INPUT, NULL, "not hex");
 	KT_TRY(kt_buf_reserve(out, n / 2, err));
 	for (size_t i = 0; i < n; i += 2) {
 		int hi = nibble(text[i]);
 		int lo = nibble(text[i + 1]);
-		if (hi < 0 || lo < 0)
-			return kt_fail(err, KT_E_INPUT, NULL, "not hex");
 		out->data[out->len++] = (uint8_t)(hi << 4 | lo);
 	}
 	out->data[out->len] = '\0';

@@ -18,21 +18,23 @@ static kt_code read_fd(int fd, const char *path, kt_buf *out, kt_err *err)
 		return kt_fail_errno(err, errno, NULL, "%s", path);
 	if (!S_ISREG(st.st_mode))
 		return kt_fail(err, KT_E_IO, "give the path of a regular file", "%s: not a regular file", path);
+	size_t max = out->max ? out->max : KT_BUF_MAX;
 	for (;;) {
-		kt_code rc = kt_buf_reserve(out, READ_CHUNK, err);
-		if (rc != KT_OK && (size_t)st.st_size < READ_CHUNK)
-			rc = kt_buf_reserve(out, (size_t)st.st_size + 1, err);
-		if (rc != KT_OK)
-			return kt_err_prefix(err, rc, "%s", path);
-		ssize_t n = read(fd, out->data + out->len, out->cap - out->len);
+		/* Beside the room that is left, one byte more is asked for, to tell "full" from "too large". */
+		uint8_t beyond;
+		size_t room = max - out->len < READ_CHUNK ? max - out->len : READ_CHUNK;
+		KT_TRY(kt_buf_reserve(out, room, err));
+		ssize_t n = room ? read(fd, out->data + out->len, room) : read(fd, &beyond, 1);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
 			return kt_fail_errno(err, errno, NULL, "%s", path);
-		out->len += (size_t)n;
-		out->data[out->len] = '\0';
 		if (n == 0)
 			return KT_OK;
+		if (!room)
+			return kt_fail(err, KT_E_INPUT, NULL, "%s: larger than %zu bytes", path, max);
+		out->len += (size_t)n;
+		out->data[out->len] = '\0';
 	}
 }
 

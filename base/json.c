@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/utf8.h"
 
 #define KT_EXACT_INT 9007199254740992.0 /* 2^53 */
 
@@ -80,28 +81,93 @@ static kt_code check_value(const cJSON *v, int depth, const char *name, kt_err *
 	return KT_OK;
 }
 
-/* cJSON lets some things pass that RFC 8259 forbids: bytes below 0x20 inside strings, and anything up to NUL. */
+/*
+ * cJSON lets some things pass that RFC 8259 forbids: control characters in strings, numbers as strtod takes them, bytes
+ * that are not UTF-8; and it ends a string at an escaped NUL. They are refused before it sees the text.
+ */
+static kt_code refuse_at(const char *name, const char *text, size_t at, const char *what, kt_err *err)
+{
+	return kt_fail(err, KT_E_INPUT, "correct the JSON there", "%s:%zu: %s", name, line_of(text, text + at), what);
+}
+
+static size_t digits_at(const char *text, size_t len, size_t i)
+{
+	size_t n = 0;
+	while (i + n < len && text[i + n] >= '0' && text[i + n] <= '9')
+		n++;
+	return n;
+}
+
+/* The length of the number at i (RFC 8259 §6), 0 when it is not one. */
+static size_t number_at(const char *text, size_t len, size_t i)
+{
+	size_t start = i;
+	if (i < len && text[i] == '-')
+		i++;
+	size_t n = digits_at(text, len, i);
+	if (n == 0 || (n > 1 && text[i] == '0'))
+		return 0;
+	i += n;
+	if (i < len && text[i] == '.') {
+		n = digits_at(text, len, i + 1);
+		if (n == 0)
+			return 0;
+		i += 1 + n;
+	}
+	if (i < len && (text[i] == 'e' || text[i] == 'E')) {
+		i += i + 1 < len && (text[i + 1] == '+' || text[i + 1] == '-') ? 2 : 1;
+		n = digits_at(text, len, i);
+		if (n == 0)
+			return 0;
+		i += n;
+	}
+	if (i < len && (text[i] == '.' || text[i] == '-' || text[i] == '+'))
+		return 0;
+	return i - start;
+}
+
+/* The string that begins with the quote at *i; *i is its closing quote afterwards (or the end of the text). */
+static kt_code check_string(const char *name, const char *text, size_t len, size_t *i, kt_err *err)
+{
+	for (++*i; *i < len && text[*i] != '"'; ++*i) {
+		if ((unsigned char)text[*i] < 0x20)
+			return refuse_at(name, text, *i, "control character in a string", err);
+		if (text[*i] != '\\')
+			continue;
+		if (len - *i >= 6 && memcmp(text + *i, "\\u0000", 6) == 0)
+			return refuse_at(name, text, *i, "\\u0000 in a string", err);
+		if (*i + 1 < len && (unsigned char)text[*i + 1] >= 0x20)
+			++*i;
+	}
+	return KT_OK;
+}
+
 static kt_code check_bytes(const char *name, const char *text, size_t len, kt_err *err)
 {
-	bool in_string = false;
 	int depth = 0;
+	size_t bad = 0;
+	if (!kt_utf8_valid(text, len, &bad))
+		return refuse_at(name, text, bad, "not UTF-8", err);
 	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)text[i];
-		bool ok = c >= 0x20 || (!in_string && (c == '\n' || c == '\r' || c == '\t'));
-		if (!ok)
-			return kt_fail(err, KT_E_INPUT, NULL, "%s:%zu: control character 0x%02x", name,
-				       line_of(text, text + i), c);
-		if (in_string && c == '\\')
-			i++;
-		else if (c == '"')
-			in_string = !in_string;
-		else if (!in_string && (c == '{' || c == '['))
+		char c = text[i];
+		if ((unsigned char)c < 0x20 && c != '\n' && c != '\r' && c != '\t')
+			return refuse_at(name, text, i, "control character", err);
+		if ((unsigned char)c > 0x7e) /* also a byte order mark, which cJSON would skip */
+			return refuse_at(name, text, i, "not valid JSON", err);
+		if (c == '"') {
+			KT_TRY(check_string(name, text, len, &i, err));
+		} else if (c == '-' || (c >= '0' && c <= '9')) {
+			size_t n = number_at(text, len, i);
+			if (n == 0)
+				return refuse_at(name, text, i, "not a number", err);
+			i += n - 1;
+		} else if (c == '{' || c == '[') {
 			depth++;
-		else if (!in_string && (c == '}' || c == ']'))
+		} else if (c == '}' || c == ']') {
 			depth--;
+		}
 		if (depth > KT_JSON_DEPTH)
-			return kt_fail(err, KT_E_INPUT, NULL, "%s:%zu: nested deeper than %d", name,
-				       line_of(text, text + i), (int)KT_JSON_DEPTH);
+			return refuse_at(name, text, i, "nested too deep", err);
 	}
 	return KT_OK;
 }
@@ -351,7 +417,7 @@ kt_code kt_json_int(const cJSON *obj, const char *name, int64_t min, int64_t max
 	const cJSON *m;
 	KT_TRY(member(obj, name, cJSON_IsNumber, "a whole number", &m, err));
 	double d = m->valuedouble;
-	if (d != floor(d) || fabs(d) > KT_EXACT_INT || d < (double)min || d > (double)max)
+	if (d != floor(d) || fabs(d) >= KT_EXACT_INT || d < (double)min || d > (double)max)
 		return kt_fail(err, KT_E_INPUT, NULL, "\"%s\" must be a whole number from %" PRId64 " to %" PRId64,
 			       name, min, max);
 	*out = (int64_t)d;

@@ -149,8 +149,12 @@ void kt_log(kt_log_level level, const char *fmt, ...)
 	va_end(ap);
 	if (body < 0)
 		return;
-	n += (size_t)body < sizeof line - n - 1 ? (size_t)body : sizeof line - n - 2;
+	bool cut = (size_t)body >= sizeof line - n - 1;
+	n += cut ? sizeof line - n - 2 : (size_t)body;
 	n = kt_log_scrub((uint8_t *)line, n);
+	/* What was cut may have been the second half of a secret: its first half goes too. */
+	size_t reach = cut ? kt_log_scrub_reach() : 0;
+	n = n > (size_t)head + reach ? n - reach : cut ? (size_t)head : n;
 	for (size_t i = 0; i < n; i++)
 		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
 			line[i] = '?';
