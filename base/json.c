@@ -259,8 +259,9 @@ kt_code kt_json_doc_load(kt_json_doc *doc, const char *path, kt_err *err)
 {
 	*doc = (kt_json_doc){0};
 	kt_buf text = {.max = KT_JSON_MAX};
-	KT_TRY(kt_file_read(path, &text, err));
-	kt_code rc = kt_json_doc_parse(doc, path, text.data ? text.data : (const uint8_t *)"", text.len, err);
+	kt_code rc = kt_file_read(path, &text, err);
+	if (rc == KT_OK)
+		rc = kt_json_doc_parse(doc, path, text.data ? text.data : (const uint8_t *)"", text.len, err);
 	kt_buf_free(&text);
 	return rc;
 }
