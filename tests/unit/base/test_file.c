@@ -308,7 +308,7 @@ static void a_short_write_leaves_the_old_file(void **state)
 static int on_a_full_disk(void)
 {
 	kt_err err = KT_ERR_INIT;
-	if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+	if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) != 0)
 		return 10;
 	if (mount("tmpfs", "full", "tmpfs", 0, "size=128k") != 0 || chdir("full") != 0)
 		return 11;
