@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { READ_CHUNK = 64 * 1024 };
+enum { READ_CHUNK = 64 * 1024, TEMP_NAME = 4096 };
 
 static kt_code read_fd(int fd, const char *path, kt_buf *out, kt_err *err)
 {
@@ -117,25 +117,66 @@ static kt_code fill_temp(int fd, const char *path, const void *bytes, size_t n, 
 	return KT_OK;
 }
 
-kt_code kt_file_replace(const char *path, const void *bytes, size_t n, const kt_file_attr *attr, kt_err *err)
+/* A complete temporary file beside `path`, synced; its name is left in `temp`. On failure it is gone. */
+static kt_code make_temp(const char *path, const void *bytes, size_t n, const kt_file_attr *attr, char temp[TEMP_NAME],
+			 kt_err *err)
 {
-	kt_file_attr eff;
-	KT_TRY(effective_attr(path, attr, &eff, err));
-	char temp[4096];
-	if ((size_t)snprintf(temp, sizeof temp, "%s.ktXXXXXX", path) >= sizeof temp)
+	if ((size_t)snprintf(temp, TEMP_NAME, "%s.ktXXXXXX", path) >= TEMP_NAME)
 		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", path);
 	int fd = mkostemp(temp, O_CLOEXEC);
 	if (fd < 0)
 		return kt_fail_errno(err, errno, NULL, "a file cannot be made beside %s", path);
-	kt_code rc = fill_temp(fd, path, bytes, n, &eff, err);
+	kt_code rc = fill_temp(fd, path, bytes, n, attr, err);
 	if (close(fd) != 0 && rc == KT_OK)
 		rc = kt_fail_errno(err, errno, NULL, "%s cannot be written", path);
-	if (rc == KT_OK && rename(temp, path) != 0)
-		rc = kt_fail_errno(err, errno, NULL, "%s cannot be replaced", path);
-	if (rc != KT_OK) {
+	if (rc != KT_OK)
+		(void)unlink(temp);
+	return rc;
+}
+
+kt_code kt_file_replace(const char *path, const void *bytes, size_t n, const kt_file_attr *attr, kt_err *err)
+{
+	kt_file_attr eff;
+	char temp[TEMP_NAME];
+	KT_TRY(effective_attr(path, attr, &eff, err));
+	KT_TRY(make_temp(path, bytes, n, &eff, temp, err));
+	if (rename(temp, path) != 0) {
+		kt_code rc = kt_fail_errno(err, errno, NULL, "%s cannot be replaced", path);
 		(void)unlink(temp);
 		return rc;
 	}
+	return kt_file_sync_folder(path, err);
+}
+
+/* rename() that never replaces; by a hard link where the file system has no such rename. */
+static int rename_new(const char *from, const char *to)
+{
+	if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno != EINVAL && errno != ENOSYS)
+		return -1;
+	if (link(from, to) != 0)
+		return -1;
+	(void)unlink(from);
+	return 0;
+}
+
+kt_code kt_file_create(const char *path, const void *bytes, size_t n, const kt_file_attr *attr, bool *made, kt_err *err)
+{
+	struct stat st;
+	kt_file_attr eff;
+	char temp[TEMP_NAME];
+	*made = false;
+	if (lstat(path, &st) == 0)
+		return KT_OK;
+	KT_TRY(effective_attr(path, attr, &eff, err));
+	KT_TRY(make_temp(path, bytes, n, &eff, temp, err));
+	if (rename_new(temp, path) != 0) {
+		int e = errno;
+		(void)unlink(temp);
+		return e == EEXIST ? KT_OK : kt_fail_errno(err, e, NULL, "%s cannot be made", path);
+	}
+	*made = true;
 	return kt_file_sync_folder(path, err);
 }
 

@@ -3,6 +3,7 @@
 #ifndef KT_BASE_FILE_H
 #define KT_BASE_FILE_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "base/buf.h"
@@ -25,6 +26,10 @@ typedef struct kt_file_attr {
  */
 KT_MUST_CHECK kt_code kt_file_replace(const char *path, const void *bytes, size_t n, const kt_file_attr *attr,
 				      kt_err *err);
+/* The same for a file that must not exist yet: *made is false, and nothing was changed, when something is there
+ * already. Two processes that race for it: exactly one makes it. */
+KT_MUST_CHECK kt_code kt_file_create(const char *path, const void *bytes, size_t n, const kt_file_attr *attr,
+				     bool *made, kt_err *err);
 /* fsync the folder that holds `path`. */
 KT_MUST_CHECK kt_code kt_file_sync_folder(const char *path, kt_err *err);
 /* mkdir -p; what is made gets `mode`. An existing folder is fine, anything else in the way is an error. */
