@@ -76,6 +76,8 @@ static kt_code fill_request(const kt_request *r, cJSON *o, kt_err *err)
 	KT_TRY(kt_json_add_str(o, "node", r->node, err));
 	KT_TRY(kt_json_add_int(o, "attempt", r->attempt, err));
 	KT_TRY(kt_json_add_str(o, "verb", r->verb, err));
+	if (r->settle)
+		KT_TRY(kt_json_add_bool(o, "settle", true, err));
 	return kt_json_add(o, "args", r->args ? cJSON_Duplicate(r->args, 1) : cJSON_CreateObject(), err);
 }
 
@@ -99,6 +101,7 @@ kt_code kt_request_decode(const cJSON *payload, kt_request *r, kt_err *err)
 	KT_TRY(kt_json_str(payload, "node", &r->node, err));
 	KT_TRY(kt_json_int(payload, "attempt", 1, 1000000, &r->attempt, err));
 	KT_TRY(kt_json_str(payload, "verb", &r->verb, err));
+	KT_TRY(kt_json_opt_bool(payload, "settle", false, &r->settle, err));
 	KT_TRY(kt_json_object(payload, "args", &r->args, err));
 	KT_TRY(kt_name_check("cluster", r->cluster, err));
 	KT_TRY(kt_name_check("run", r->run, err));

@@ -33,6 +33,7 @@ typedef struct kt_request {
 	const char *node;
 	int64_t attempt; /* from 1 */
 	const char *verb;
+	bool settle;       /* answer out of the spool only; work that the spool does not know is not started (S1) */
 	const cJSON *args; /* an object */
 } kt_request;
 
