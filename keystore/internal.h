@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A scheme is a row of functions; a new one is one more file and one more row in keystore.c. */
+#ifndef KT_KEYSTORE_INTERNAL_H
+#define KT_KEYSTORE_INTERNAL_H
+
+#include "keystore/keystore.h"
+#include "pkcs11/key.h"
+
+typedef struct kt_keystore_scheme {
+	const char *prefix; /* "file:" */
+	/* `rest` is the URI after the prefix. Sets ks->uri, ks->kcv and the key; what it set is released by close. */
+	kt_code (*open)(kt_keystore *ks, const char *rest, kt_err *err);
+	kt_code (*new_kek)(kt_keystore *ks, kt_secret *kek, kt_blob *out, kt_err *err);
+	kt_code (*wrap_kek)(kt_keystore *ks, const kt_secret *kek, kt_blob *out, kt_err *err);
+	kt_code (*unwrap_kek)(kt_keystore *ks, const kt_blob *blob, kt_secret *kek, kt_err *err);
+} kt_keystore_scheme;
+
+/* Invariant: either cmk is set (file:, env:) or token and key are (pkcs11:). */
+struct kt_keystore {
+	const kt_keystore_scheme *scheme;
+	kt_buf uri;
+	char kcv[KT_KCV_TEXT];
+	kt_secret cmk;
+	kt_token *token;
+	kt_token_key key;
+};
+
+extern const kt_keystore_scheme kt_keystore_file;
+extern const kt_keystore_scheme kt_keystore_env;
+extern const kt_keystore_scheme kt_keystore_pkcs11;
+
+/* local.c: what file: and env: share. Take base64 text as the CMK; `where` names its place in messages. */
+KT_MUST_CHECK kt_code kt_keystore_take_cmk(kt_keystore *ks, const kt_secret *text, const char *where, kt_err *err);
+KT_MUST_CHECK kt_code kt_keystore_local_new(kt_keystore *ks, kt_secret *kek, kt_blob *out, kt_err *err);
+KT_MUST_CHECK kt_code kt_keystore_local_wrap(kt_keystore *ks, const kt_secret *kek, kt_blob *out, kt_err *err);
+KT_MUST_CHECK kt_code kt_keystore_local_unwrap(kt_keystore *ks, const kt_blob *blob, kt_secret *kek, kt_err *err);
+
+enum { KT_KEYSTORE_TEXT_MAX = 4096 }; /* bytes of a key's text that are looked at */
+
+#endif

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "keystore/keystore.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "keystore/internal.h"
+
+static const kt_keystore_scheme *const schemes[] = {&kt_keystore_pkcs11, &kt_keystore_file, &kt_keystore_env};
+enum { SCHEMES = sizeof schemes / sizeof schemes[0] };
+
+static const char known[] = "keystores are named by pkcs11:..., file:/absolute/path or env:NAME";
+
+static const kt_keystore_scheme *scheme_of(const char *uri)
+{
+	for (size_t i = 0; i < SCHEMES; i++)
+		if (strncmp(uri, schemes[i]->prefix, strlen(schemes[i]->prefix)) == 0)
+			return schemes[i];
+	return NULL;
+}
+
+/* The text before ':' if that is a plausible scheme; anything else may be a key and is not shown. */
+static kt_code unknown_scheme(const char *uri, kt_err *err)
+{
+	size_t n = strspn(uri, "abcdefghijklmnopqrstuvwxyz0123456789+.-");
+	if (n > 0 && n <= 16 && uri[n] == ':')
+		return kt_fail(err, KT_E_INPUT, known, "there is no keystore of the kind \"%.*s:\"", (int)n, uri);
+	return kt_fail(err, KT_E_INPUT, known, "this does not name a keystore");
+}
+
+kt_code kt_keystore_open(const char *uri, kt_keystore **out, kt_err *err)
+{
+	const kt_keystore_scheme *scheme = scheme_of(uri);
+	*out = NULL;
+	if (!scheme)
+		return unknown_scheme(uri, err);
+	kt_keystore *ks = calloc(1, sizeof *ks);
+	if (!ks)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	ks->scheme = scheme;
+	ks->uri.max = KT_KEYSTORE_TEXT_MAX;
+	kt_code rc = scheme->open(ks, uri + strlen(scheme->prefix), err);
+	if (rc == KT_OK)
+		*out = ks;
+	else
+		kt_keystore_close(ks);
+	return rc;
+}
+
+void kt_keystore_close(kt_keystore *ks)
+{
+	if (!ks)
+		return;
+	kt_secret_free(&ks->cmk);
+	kt_token_close(ks->token);
+	kt_buf_free(&ks->uri);
+	free(ks);
+}
+
+const char *kt_keystore_uri(const kt_keystore *ks)
+{
+	return kt_buf_cstr(&ks->uri);
+}
+
+const char *kt_keystore_kcv(const kt_keystore *ks)
+{
+	return ks->kcv;
+}
+
+kt_code kt_keystore_new_kek(kt_keystore *ks, kt_secret *kek, kt_blob *out, kt_err *err)
+{
+	*kek = KT_SECRET_INIT;
+	return ks->scheme->new_kek(ks, kek, out, err);
+}
+
+kt_code kt_keystore_wrap_kek(kt_keystore *ks, const kt_secret *kek, kt_blob *out, kt_err *err)
+{
+	if (kek->len != KT_KEK_LEN)
+		return kt_fail(err, KT_E_KEY, NULL, "a KEK has %d bytes, this one has %zu", KT_KEK_LEN, kek->len);
+	return ks->scheme->wrap_kek(ks, kek, out, err);
+}
+
+kt_code kt_keystore_unwrap_kek(kt_keystore *ks, const kt_blob *blob, kt_secret *kek, kt_err *err)
+{
+	*kek = KT_SECRET_INIT;
+	if (blob->purpose != KT_BLOB_KEK)
+		return kt_fail(err, KT_E_INPUT, NULL, "this wrapped key is for %s, it is no KEK",
+			       kt_blob_purpose_name(blob->purpose));
+	return ks->scheme->unwrap_kek(ks, blob, kek, err);
+}

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of pkcs11/ share; nobody outside includes this. */
+#ifndef KT_PKCS11_INTERNAL_H
+#define KT_PKCS11_INTERNAL_H
+
+#include <p11-kit/pkcs11.h>
+
+#include "pkcs11/key.h"
+#include "pkcs11/token.h"
+#include "wire/blob.h"
+
+/* PKCS#11 v3.0 §2.14.3; p11-kit 0.24's header ends at v2.40. */
+#ifndef CKM_AES_KEY_WRAP_KWP
+#define CKM_AES_KEY_WRAP_KWP (0x210BUL)
+#endif
+
+/* --- errors.c ----------------------------------------------------------------------------------------------------- */
+
+/* Write the call and its result to the trace (never its arguments); returns rv. */
+CK_RV kt_p11_trace(const char *call, CK_RV rv);
+/* "CKR_PIN_INCORRECT"; for a value without a name "CKR_VENDOR_DEFINED" or "an unknown CKR". Static. */
+const char *kt_p11_rv_name(CK_RV rv);
+/* The error that (call, rv) stands for, with its likely cause and remedy; `where` names token or module. */
+KT_MUST_CHECK kt_code kt_p11_fail(const char *where, const char *call, CK_RV rv, kt_err *err);
+/* Trace; KT_OK for CKR_OK, else kt_p11_fail. */
+KT_MUST_CHECK kt_code kt_p11_check(const char *where, const char *call, CK_RV rv, kt_err *err);
+
+/* Every call of a C_ function is one of these two. P11_RV gives the CK_RV, P11 a kt_code. */
+#define P11_RV(f, call, ...) kt_p11_trace(#call, (f)->call(__VA_ARGS__))
+#define P11(t, err, call, ...) kt_p11_check((t)->name, #call, (t)->f->call(__VA_ARGS__), err)
+
+/* --- module.c ----------------------------------------------------------------------------------------------------- */
+
+typedef struct kt_p11_module {
+	CK_FUNCTION_LIST *f;
+	bool ready; /* C_Initialize done */
+	char name[KT_URI_PATH];
+} kt_p11_module;
+
+/* Invariant: list and, unless a single one was loaded by path, `loaded` are owned. */
+typedef struct kt_p11_modules {
+	kt_p11_module *list;
+	size_t n;
+	CK_FUNCTION_LIST **loaded; /* p11-kit's array */
+	kt_err failed;             /* why the first module that did not start did not; KT_OK when all did */
+} kt_p11_modules;
+
+/* Load and initialise the modules that the URI allows. With module-path, failure of that one is an error; else modules
+ * that do not start are left out and `failed` says why. */
+KT_MUST_CHECK kt_code kt_p11_modules_open(const kt_uri *uri, kt_p11_modules *out, kt_err *err);
+/* Finalise all but one. */
+void kt_p11_modules_keep(kt_p11_modules *m, const CK_FUNCTION_LIST *f);
+void kt_p11_modules_close(kt_p11_modules *m);
+
+/* --- token.c ------------------------------------------------------------------------------------------------------ */
+
+/* What a mechanism was found to do; `name` NULL: nothing on this token gives the format. */
+typedef struct kt_p11_mechanism {
+	CK_MECHANISM_TYPE type;
+	const char *name;
+} kt_p11_mechanism;
+
+struct kt_token {
+	kt_p11_modules modules;
+	CK_FUNCTION_LIST *f; /* of the chosen module */
+	CK_SLOT_ID slot;
+	CK_SESSION_HANDLE session;
+	kt_token_info info;
+	char name[160]; /* for messages */
+	bool probed_aes, probed_oaep;
+	kt_p11_mechanism by_format[4]; /* indexed by kt_blob_format */
+};
+
+/* --- key.c -------------------------------------------------------------------------------------------------------- */
+
+/* The attributes that a key must have; each is set in the template and read back. */
+typedef struct kt_p11_policy {
+	const char *what; /* "wrapping key" */
+	CK_BBOOL on_token, sensitive, extractable, wrap, sign;
+} kt_p11_policy;
+
+extern const kt_p11_policy kt_p11_cluster_session; /* a cluster key as a session object */
+extern const kt_p11_policy kt_p11_readable;        /* a session key whose value this process may read */
+
+enum { KT_P11_TEMPLATE = 24 };
+/* A template that points into itself: do not copy it. */
+typedef struct kt_p11_template {
+	CK_ATTRIBUTE a[KT_P11_TEMPLATE];
+	CK_ULONG n;
+	CK_BBOOL yes, no;
+	CK_OBJECT_CLASS class;
+	CK_KEY_TYPE type;
+	CK_ULONG value_len;
+} kt_p11_template;
+
+void kt_p11_template_add(kt_p11_template *tpl, CK_ATTRIBUTE_TYPE type, const void *value, size_t n);
+/* Class, type and the policy's attributes of an AES key; no CKA_VALUE_LEN. */
+void kt_p11_template_key(kt_p11_template *tpl, const kt_p11_policy *policy);
+/* Generate an AES-256 key by a template of kt_p11_template_key, and read it back; destroyed on mismatch. */
+KT_MUST_CHECK kt_code kt_p11_generate(kt_token *t, kt_p11_template *tpl, const kt_p11_policy *policy,
+				      CK_OBJECT_HANDLE *out, kt_err *err);
+/* Compare a key's attributes with the policy's. KT_E_REFUSED names the first that differs. */
+KT_MUST_CHECK kt_code kt_p11_policy_check(kt_token *t, CK_OBJECT_HANDLE key, const kt_p11_policy *policy, kt_err *err);
+/* The value of a readable key, 32 bytes. */
+KT_MUST_CHECK kt_code kt_p11_read_value(kt_token *t, CK_OBJECT_HANDLE key, kt_secret *out, kt_err *err);
+/* Destroy an object of ours in a cleanup; a failure is logged. 0 is fine. */
+void kt_p11_discard(kt_token *t, CK_OBJECT_HANDLE object);
+
+/* --- mac.c -------------------------------------------------------------------------------------------------------- */
+
+KT_MUST_CHECK kt_code kt_p11_kcv(kt_token *t, CK_OBJECT_HANDLE key, char out[KT_KCV_TEXT], kt_err *err);
+
+/* --- wrap.c, probe.c ---------------------------------------------------------------------------------------------- */
+
+/* C_WrapKey of `key` in a format by a mechanism into out->wrapped; sets format, mechanism, wrapped_len. */
+KT_MUST_CHECK kt_code kt_p11_wrap(kt_token *t, kt_blob_format format, const kt_p11_mechanism *mechanism,
+				  CK_OBJECT_HANDLE wrapping, CK_OBJECT_HANDLE key, kt_blob *out, kt_err *err);
+/* C_UnwrapKey into an object of the policy, read back, check value compared with the blob's. */
+KT_MUST_CHECK kt_code kt_p11_unwrap(kt_token *t, const kt_p11_mechanism *mechanism, const kt_blob *blob,
+				    CK_OBJECT_HANDLE wrapping, const kt_p11_policy *policy, CK_OBJECT_HANDLE *out,
+				    kt_err *err);
+/* KT_OK when the token does the blob's AES format and `wrapping` is the key that the blob names; probes if need be. */
+KT_MUST_CHECK kt_code kt_p11_may_unwrap(kt_token *t, const kt_blob *blob, const kt_token_key *wrapping, kt_err *err);
+/* Fill in what was found about AES or OAEP formats, once per token. KT_E_HSM only when probing itself cannot be done.
+ */
+KT_MUST_CHECK kt_code kt_p11_probe_aes(kt_token *t, kt_err *err);
+KT_MUST_CHECK kt_code kt_p11_probe_oaep(kt_token *t, kt_err *err);
+/* The token's and the wrapping key's description in a blob. */
+KT_MUST_CHECK kt_code kt_p11_describe(const kt_token *t, const kt_token_key *wrapping, kt_blob *out, kt_err *err);
+
+#endif

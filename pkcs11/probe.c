@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a token's mechanisms really do, found with throw-away session keys and checked against libcrypto. */
+#include <openssl/rsa.h>
+#include <openssl/x509.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "pkcs11/internal.h"
+#include "pkcs11/wrap.h"
+
+enum { UNNAMED = -1, PROBE_RSA_BITS = 2048 };
+
+/*
+ * `named` is the format that the standard's name promises, believed only where a token gives no throw-away key away to
+ * check it with. CKM_AES_KEY_WRAP_PAD promises nothing: RFC 5649 in SoftHSM, RFC 3394 of PKCS#7-padded bytes in NSS.
+ */
+static const struct candidate {
+	kt_p11_mechanism mechanism;
+	int named;
+} candidates[] = {
+	{{CKM_AES_KEY_WRAP_KWP, "CKM_AES_KEY_WRAP_KWP"}, KT_BLOB_RFC5649},
+	{{CKM_AES_KEY_WRAP_PAD, "CKM_AES_KEY_WRAP_PAD"}, UNNAMED},
+	{{CKM_AES_KEY_WRAP, "CKM_AES_KEY_WRAP"}, KT_BLOB_RFC3394},
+};
+
+static const kt_p11_policy readable_wrapping = {"throw-away key", CK_FALSE, CK_FALSE, CK_TRUE, CK_TRUE, CK_TRUE};
+static const kt_p11_policy opaque_wrapping = {"throw-away key", CK_FALSE, CK_TRUE, CK_TRUE, CK_TRUE, CK_TRUE};
+
+/* The throw-away keys of a probe. `value` is empty where the token does not give it. */
+typedef struct probe {
+	CK_OBJECT_HANDLE wrapping, target;
+	kt_secret value;
+	kt_blob blob;
+} probe;
+
+static kt_code generate(kt_token *t, const kt_p11_policy *policy, CK_OBJECT_HANDLE *out, kt_err *err)
+{
+	kt_p11_template tpl;
+	kt_p11_template_key(&tpl, policy);
+	return kt_p11_generate(t, &tpl, policy, out, err);
+}
+
+static kt_code make_keys(kt_token *t, probe *p, kt_err *err)
+{
+	if (generate(t, &readable_wrapping, &p->wrapping, NULL) != KT_OK ||
+	    kt_p11_read_value(t, p->wrapping, &p->value, NULL) != KT_OK) {
+		kt_p11_discard(t, p->wrapping);
+		KT_TRY(generate(t, &opaque_wrapping, &p->wrapping, err));
+	}
+	KT_TRY(generate(t, &kt_p11_cluster_session, &p->target, err));
+	KT_TRY(kt_p11_kcv(t, p->wrapping, p->blob.wrapping.kcv, err));
+	return kt_p11_kcv(t, p->target, p->blob.kcv, err);
+}
+
+/* Which format p->blob, fresh from the token, is in; UNNAMED when none. */
+static int format_of(const probe *p, const struct candidate *c)
+{
+	static const kt_blob_format both[] = {KT_BLOB_RFC5649, KT_BLOB_RFC3394};
+	if (!p->value.len)
+		return c->named;
+	for (int i = 0; i < 2; i++) {
+		kt_blob b = p->blob;
+		kt_secret opened = KT_SECRET_INIT;
+		b.format = both[i];
+		kt_code rc = kt_blob_unwrap_aes(&b, &p->value, &opened, NULL);
+		kt_secret_free(&opened);
+		if (rc == KT_OK)
+			return both[i];
+	}
+	return UNNAMED;
+}
+
+static void try_aes(kt_token *t, probe *p, const struct candidate *c)
+{
+	CK_OBJECT_HANDLE back = 0;
+	if (kt_p11_wrap(t, KT_BLOB_RFC5649, &c->mechanism, p->wrapping, p->target, &p->blob, NULL) != KT_OK)
+		return;
+	int format = format_of(p, c);
+	if (format == UNNAMED || t->by_format[format].name)
+		return;
+	p->blob.format = (kt_blob_format)format;
+	if (kt_p11_unwrap(t, &c->mechanism, &p->blob, p->wrapping, &kt_p11_cluster_session, &back, NULL) != KT_OK)
+		return;
+	kt_p11_discard(t, back);
+	t->by_format[format] = c->mechanism;
+	kt_log(KT_LOG_DEBUG, "%s: %s does %s", t->name, c->mechanism.name, kt_blob_format_name(p->blob.format));
+}
+
+kt_code kt_p11_probe_aes(kt_token *t, kt_err *err)
+{
+	probe p = {.value = KT_SECRET_INIT};
+	if (t->probed_aes)
+		return KT_OK;
+	kt_code rc = make_keys(t, &p, err);
+	for (size_t i = 0; rc == KT_OK && i < sizeof candidates / sizeof candidates[0]; i++)
+		try_aes(t, &p, &candidates[i]);
+	t->probed_aes = rc == KT_OK;
+	kt_p11_discard(t, p.wrapping);
+	kt_p11_discard(t, p.target);
+	kt_secret_free(&p.value);
+	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "trying out the token's key wrapping");
+}
+
+static void try_oaep(kt_token *t, probe *p, EVP_PKEY *pair, kt_blob_format format)
+{
+	static const kt_p11_mechanism oaep = {CKM_RSA_PKCS_OAEP, "CKM_RSA_PKCS_OAEP"};
+	kt_secret opened = KT_SECRET_INIT;
+	if (kt_p11_wrap(t, format, &oaep, p->wrapping, p->target, &p->blob, NULL) == KT_OK &&
+	    kt_blob_unwrap_rsa(&p->blob, pair, &opened, NULL) == KT_OK) {
+		t->by_format[format] = oaep;
+		kt_log(KT_LOG_DEBUG, "%s: it does %s", t->name, kt_blob_format_name(format));
+	}
+	kt_secret_free(&opened);
+}
+
+static kt_code oaep_with(kt_token *t, EVP_PKEY *pair, probe *p, kt_err *err)
+{
+	unsigned char *der = NULL;
+	kt_token_node_key node;
+	int n = i2d_PUBKEY(pair, &der);
+	kt_code rc = n > 0 ? kt_token_import_node_key(t, der, (size_t)n, &node, err)
+			   : kt_fail(err, KT_E_INTERNAL, NULL, "a public key cannot be encoded");
+	OPENSSL_free(der);
+	KT_TRY(rc);
+	p->wrapping = node.handle;
+	memcpy(p->blob.spki_sha256, node.spki_sha256, sizeof p->blob.spki_sha256);
+	KT_TRY(generate(t, &kt_p11_cluster_session, &p->target, err));
+	KT_TRY(kt_p11_kcv(t, p->target, p->blob.kcv, err));
+	try_oaep(t, p, pair, KT_BLOB_RSA_OAEP_SHA256);
+	try_oaep(t, p, pair, KT_BLOB_RSA_OAEP_SHA1);
+	return KT_OK;
+}
+
+kt_code kt_p11_probe_oaep(kt_token *t, kt_err *err)
+{
+	probe p = {.blob = {.purpose = KT_BLOB_REHEARSAL}};
+	if (t->probed_oaep)
+		return KT_OK;
+	EVP_PKEY *pair = EVP_RSA_gen(PROBE_RSA_BITS);
+	kt_code rc = pair ? oaep_with(t, pair, &p, err)
+			  : kt_fail(err, KT_E_INTERNAL, NULL, "libcrypto does not make an RSA key");
+	t->probed_oaep = rc == KT_OK;
+	kt_p11_discard(t, p.wrapping);
+	kt_p11_discard(t, p.target);
+	EVP_PKEY_free(pair);
+	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "trying out the token's RSA-OAEP");
+}
