@@ -326,13 +326,13 @@ static const char *enter_member(const char *p, const char *name, size_t n)
 		return NULL;
 	p = skip_space(p + 1);
 	while (*p == '"') {
-		const char *key = p + 1;
+		const char *label = p + 1;
 		const char *end = skip_string(p);
 		p = skip_space(end);
 		if (*p != ':')
 			return NULL;
 		p = skip_space(p + 1);
-		if ((size_t)(end - 1 - key) == n && memcmp(key, name, n) == 0)
+		if ((size_t)(end - 1 - label) == n && memcmp(label, name, n) == 0)
 			return p;
 		p = skip_space(skip_value(p));
 		if (*p != ',')

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lint scripts find what they are for, in a real tree and by their exit status; their own tables cover each rule."""
+import os
+import subprocess
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def run(script, *arguments):
+    return subprocess.run([os.path.join(ROOT, "scripts", script), *arguments], capture_output=True, text=True,
+                          check=False)
+
+
+@pytest.mark.parametrize("script", ["lint-layers", "lint-mistakes"])
+def test_self_test(script):
+    done = run(script, "--self-test")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script, path, text, rule", [
+    ("lint-layers", "base/a.c", '/* SPDX-License-Identifier: Apache-2.0 */\n#include "agent/spool.h"\n', "layer"),
+    ("lint-layers", "agent/a.c", "int x;\n", "licence"),
+    ("lint-mistakes", "agent/a.c", "int f(void)\n{\n\treturn system(0);\n}\n", "system"),
+])
+def test_finds_and_fails(tmp_path, script, path, text, rule):
+    file = tmp_path / path
+    file.parent.mkdir()
+    file.write_text(text)
+    done = run(script, str(tmp_path))
+    assert done.returncode == 1
+    assert f"{path}:" in done.stdout and f": {rule}:" in done.stdout
+
+
+@pytest.mark.parametrize("script", ["lint-layers", "lint-mistakes"])
+def test_passes_a_clean_tree(tmp_path, script):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/a.c").write_text("/* SPDX-License-Identifier: Apache-2.0 */\nint kt_x(void);\n")
+    done = run(script, str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("script", ["lint-layers", "lint-mistakes"])
+def test_wrong_usage(script):
+    assert run(script, "--nonsense").returncode not in (0,)
+    assert run(script, "a", "b").returncode not in (0,)
