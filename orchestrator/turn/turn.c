@@ -1,0 +1,657 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "orchestrator/turn/turn.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "orchestrator/journal/replay.h"
+#include "orchestrator/playbook/playbook.h"
+#include "orchestrator/turn/drift.h"
+
+enum {
+	SIGNALS = 2,
+	REACH_MS = 60 * 1000,        /* how long a node that was lost in a run is tried again */
+	ANSWER_GRACE_MS = 30 * 1000, /* on top of a command's own limit, which the node keeps itself */
+	MESSAGE_LEN = KT_ERR_MSG
+};
+
+typedef struct turn turn;
+
+/* A command under way: from its intent to its outcome. */
+typedef struct flight {
+	struct flight *next;          /* in one of the driver's queues */
+	struct flight *older, *newer; /* all that are under way */
+	turn *turn;
+	kt_command c;
+	uv_timer_t delay;
+	cJSON *result; /* of the outcome */
+	kt_status status;
+	kt_err error;
+	bool resend; /* in doubt after a crash */
+} flight;
+
+typedef struct list {
+	flight *first;
+	flight **last;
+} list;
+
+/* Entries that go into the journal together. Each keeps its body alive. */
+typedef struct batch {
+	kt_entry *entry;
+	kt_buf *body;
+	size_t n, cap;
+} batch;
+
+struct turn {
+	kt_turn_options o;
+	kt_engine *engine;
+	int64_t epoch;
+	batch batch;
+	list arrived; /* have an outcome that is not journalled yet */
+	list to_send; /* have an intent in the batch */
+	list hsm_waiting;
+	flight *hsm_working; /* what the worker has now */
+	uv_work_t hsm_work;
+	uv_idle_t wake;
+	uv_signal_t signal[SIGNALS];
+	unsigned signals_seen;
+	size_t open_handles;
+	flight *newest;
+	bool stop;
+	kt_code rc; /* why it stops, when not for being at rest */
+	kt_err err;
+};
+
+static void wake(turn *t);
+static void launch(flight *f);
+
+/* --- small things ------------------------------------------------------------------------------------------------- */
+
+static void push(list *l, flight *f)
+{
+	f->next = NULL;
+	if (!l->first)
+		l->last = &l->first;
+	*l->last = f;
+	l->last = &f->next;
+}
+
+static flight *pop(list *l)
+{
+	flight *f = l->first;
+	if (f)
+		l->first = f->next;
+	return f;
+}
+
+static void note(turn *t, const char *text)
+{
+	if (t->o.watcher && t->o.watcher->note)
+		t->o.watcher->note(t->o.watcher->cookie, text);
+}
+
+static void fail(turn *t, kt_code rc)
+{
+	if (!t->stop) {
+		t->stop = true;
+		t->rc = rc;
+	}
+	wake(t);
+}
+
+static void handle_closed(uv_handle_t *h)
+{
+	turn *t = h->data;
+	t->open_handles--;
+}
+
+static void delay_closed(uv_handle_t *h)
+{
+	flight *f = h->data;
+	f->turn->open_handles--;
+	kt_command_free(&f->c);
+	cJSON_Delete(f->result);
+	free(f);
+}
+
+static void flight_end(flight *f)
+{
+	if (f->newer)
+		f->newer->older = f->older;
+	else
+		f->turn->newest = f->older;
+	if (f->older)
+		f->older->newer = f->newer;
+	uv_close((uv_handle_t *)&f->delay, delay_closed);
+}
+
+static kt_code flight_new(turn *t, kt_command *c, flight **out, kt_err *err)
+{
+	flight *f = calloc(1, sizeof *f);
+	if (!f || uv_timer_init(t->o.loop, &f->delay) != 0) {
+		free(f);
+		kt_command_free(c);
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	}
+	f->turn = t;
+	f->c = *c;
+	f->delay.data = f;
+	t->open_handles++;
+	f->older = t->newest;
+	if (f->older)
+		f->older->newer = f;
+	t->newest = f;
+	*out = f;
+	return KT_OK;
+}
+
+/* The outcome of a command is known: it is journalled and applied with everything else that has come by then. */
+static void arrive(flight *f, kt_status status, const cJSON *result, const kt_err *error)
+{
+	f->status = status;
+	f->result = result ? cJSON_Duplicate(result, 1) : NULL;
+	f->error = *error;
+	push(&f->turn->arrived, f);
+	wake(f->turn);
+}
+
+static void arrive_failed(flight *f, const kt_err *error)
+{
+	arrive(f, KT_STATUS_FAILED, NULL, error);
+}
+
+/* --- the journal -------------------------------------------------------------------------------------------------- */
+
+static kt_code batch_room(batch *b, kt_err *err)
+{
+	if (b->n < b->cap)
+		return KT_OK;
+	size_t cap = b->cap ? 2 * b->cap : 64;
+	kt_entry *entry = realloc(b->entry, cap * sizeof *entry);
+	if (entry)
+		b->entry = entry;
+	kt_buf *body = realloc(b->body, cap * sizeof *body);
+	if (body)
+		b->body = body;
+	if (!entry || !body)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	b->cap = cap;
+	return KT_OK;
+}
+
+static void batch_clear(batch *b)
+{
+	for (size_t i = 0; i < b->n; i++)
+		kt_buf_free(&b->body[i]);
+	b->n = 0;
+}
+
+static void batch_free(batch *b)
+{
+	batch_clear(b);
+	free(b->entry);
+	free(b->body);
+}
+
+/* Apply an event and put it into the batch. Nothing is acted upon before the batch is durable (S8). */
+static kt_code record(turn *t, const kt_event *ev, const char *message)
+{
+	int64_t now = kt_clock_wall_ms();
+	batch *b = &t->batch;
+	KT_TRY(batch_room(b, &t->err));
+	b->body[b->n] = KT_BUF_INIT;
+	KT_TRY(kt_entry_of_event(ev, t->o.run, t->epoch, now, message, &b->body[b->n], &b->entry[b->n], &t->err));
+	b->n++;
+	KT_TRY(kt_engine_apply(t->engine, ev, &t->err));
+	if (t->o.watcher && t->o.watcher->event)
+		t->o.watcher->event(t->o.watcher->cookie, t->engine, ev, now);
+	return KT_OK;
+}
+
+static kt_code commit(turn *t)
+{
+	if (t->batch.n == 0)
+		return KT_OK;
+	kt_code rc = kt_journal_append(t->o.journal, t->batch.entry, t->batch.n, &t->err);
+	batch_clear(&t->batch);
+	return rc;
+}
+
+/* --- the loop: outcomes in, intents out --------------------------------------------------------------------------- */
+
+static kt_code take_outcomes(turn *t)
+{
+	for (flight *f = pop(&t->arrived); f; f = pop(&t->arrived)) {
+		const kt_event ev = {.kind = KT_EVENT_OUTCOME,
+				     .step = f->c.step,
+				     .role = f->c.role,
+				     .node = f->c.node,
+				     .attempt = f->c.attempt,
+				     .status = f->status,
+				     .result = f->result,
+				     .error = f->status == KT_STATUS_OK ? NULL : &f->error};
+		kt_code rc = record(t, &ev, NULL);
+		flight_end(f);
+		KT_TRY(rc);
+	}
+	return KT_OK;
+}
+
+static kt_code make_intents(turn *t)
+{
+	for (;;) {
+		kt_command c;
+		bool have;
+		flight *f;
+		KT_TRY(kt_engine_next(t->engine, &c, &have, &t->err));
+		if (!have)
+			return KT_OK;
+		KT_TRY(flight_new(t, &c, &f, &t->err));
+		push(&t->to_send, f);
+		const kt_event ev = {.kind = KT_EVENT_INTENT,
+				     .step = f->c.step,
+				     .role = f->c.role,
+				     .node = f->c.node,
+				     .attempt = f->c.attempt};
+		KT_TRY(record(t, &ev, NULL));
+	}
+}
+
+static kt_code end_at_rest(turn *t)
+{
+	kt_engine_status s = kt_engine_state(t->engine);
+	if (!s.at_rest || !kt_engine_idle(t->engine) || t->arrived.first)
+		return KT_OK;
+	const kt_event ev = {.kind = KT_EVENT_END, .state = s.state};
+	char message[MESSAGE_LEN];
+	(void)snprintf(message, sizeof message, "%s", s.reason ? s.reason->msg : "");
+	KT_TRY(record(t, &ev, message));
+	t->stop = true;
+	return KT_OK;
+}
+
+static kt_code pump_once(turn *t)
+{
+	KT_TRY(take_outcomes(t));
+	KT_TRY(make_intents(t));
+	KT_TRY(end_at_rest(t));
+	return commit(t);
+}
+
+static void pump(uv_idle_t *idle)
+{
+	turn *t = idle->data;
+	(void)uv_idle_stop(idle);
+	if (t->stop)
+		return;
+	kt_code rc = pump_once(t);
+	if (rc != KT_OK) {
+		fail(t, rc);
+		return;
+	}
+	for (flight *f = pop(&t->to_send); f; f = pop(&t->to_send))
+		launch(f);
+}
+
+/* Once per turn of the loop, however much arrives in it: that is the group commit. */
+static void wake(turn *t)
+{
+	(void)uv_idle_start(&t->wake, pump);
+}
+
+/* --- commands on nodes -------------------------------------------------------------------------------------------- */
+
+static void on_answer(void *cookie, size_t node, kt_status status, const cJSON *result, const kt_err *error)
+{
+	(void)node;
+	arrive(cookie, status, result, error);
+}
+
+static void on_progress(void *cookie, size_t node, const kt_progress *progress)
+{
+	flight *f = cookie;
+	(void)node;
+	const kt_watcher *w = f->turn->o.watcher;
+	if (w && w->progress)
+		w->progress(w->cookie, f->c.step, f->c.node, progress);
+}
+
+static bool in_preflight(const turn *t, const char *step)
+{
+	for (size_t i = 0; i < kt_engine_steps(t->engine); i++) {
+		kt_step_status s = kt_engine_step(t->engine, i);
+		if (strcmp(s.name, step) == 0)
+			return kt_phase_find(s.phase) <= KT_PHASE_APPROVE;
+	}
+	return false;
+}
+
+static void ask_node(flight *f)
+{
+	turn *t = f->turn;
+	const kt_node *n = kt_cluster_node(t->o.cluster, f->c.node);
+	kt_err err = KT_ERR_INIT;
+	if (!n) {
+		KT_IGNORE(kt_fail(&err, KT_E_REFUSED, "use the cluster.json with which the run was begun",
+				  "the plan names %s, which is not in this cluster.json", f->c.node));
+		arrive_failed(f, &err);
+		return;
+	}
+	const kt_ask ask = {.request = {.cluster = t->o.cluster->name,
+					.run = t->o.run,
+					.epoch = t->epoch,
+					.step = f->c.step,
+					.role = f->c.role,
+					.attempt = f->c.attempt,
+					.verb = f->c.verb,
+					.settle = f->c.settle,
+					.args = f->c.args},
+			    .once = f->c.once,
+			    .timeout_ms = f->c.timeout_s * 1000 + ANSWER_GRACE_MS,
+			    .reach_ms = in_preflight(t, f->c.step) && !f->resend ? 0 : REACH_MS,
+			    .on_progress = on_progress,
+			    .on_answer = on_answer,
+			    .cookie = f};
+	if (kt_nodes_ask(t->o.nodes, (size_t)(n - t->o.cluster->nodes), &ask, &err) != KT_OK)
+		arrive_failed(f, &err);
+}
+
+/* --- commands of the coordinator ---------------------------------------------------------------------------------- */
+
+/* In the worker: everything that was waiting, one after the other (one session, one thread). */
+static void hsm_work(uv_work_t *w)
+{
+	turn *t = w->data;
+	for (flight *f = t->hsm_working; f; f = f->next) {
+		f->result = cJSON_CreateObject();
+		f->error = KT_ERR_INIT;
+		f->status = kt_hsm_act(t->o.hsm, f->c.verb, t->o.run, f->c.node, f->result, &f->error);
+	}
+}
+
+static void hsm_start(turn *t);
+
+static void hsm_done(uv_work_t *w, int status)
+{
+	turn *t = w->data;
+	(void)status; /* it is never cancelled */
+	for (flight *f = t->hsm_working, *next; f; f = next) {
+		next = f->next;
+		push(&t->arrived, f);
+	}
+	t->hsm_working = NULL;
+	wake(t);
+	hsm_start(t);
+}
+
+static void hsm_start(turn *t)
+{
+	if (t->hsm_working || !t->hsm_waiting.first)
+		return;
+	t->hsm_working = t->hsm_waiting.first;
+	t->hsm_waiting = (list){0};
+	t->hsm_work.data = t;
+	if (uv_queue_work(t->o.loop, &t->hsm_work, hsm_work, hsm_done) == 0)
+		return;
+	t->hsm_working = NULL;
+	fail(t, kt_fail(&t->err, KT_E_INTERNAL, NULL, "the HSM worker cannot be started"));
+}
+
+static size_t find_step(const kt_engine *e, const char *name)
+{
+	size_t i = 0;
+	while (i < kt_engine_steps(e) && strcmp(kt_engine_step(e, i).name, name) != 0)
+		i++;
+	return i;
+}
+
+static kt_code drift(const flight *f, kt_err *err)
+{
+	const turn *t = f->turn;
+	const char *of;
+	KT_TRY(kt_json_str(f->c.args, "of", &of, err));
+	size_t step = find_step(t->engine, of);
+	if (step == kt_engine_steps(t->engine))
+		return kt_fail(err, KT_E_INPUT, NULL, "drift.check: there is no step \"%s\"", of);
+	size_t n = kt_engine_targets(t->engine, step, KT_ROLE_DO);
+	kt_drift_answer *a = calloc(n ? n : 1, sizeof *a);
+	if (!a)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	for (size_t i = 0; i < n; i++) {
+		kt_target_status s = kt_engine_target(t->engine, step, KT_ROLE_DO, i);
+		const kt_node *node = kt_cluster_node(t->o.cluster, s.node);
+		a[i] = (kt_drift_answer){.node = s.node, .result = s.result};
+		if (node)
+			a[i].skew_ms = kt_nodes_skew_ms(t->o.nodes, (size_t)(node - t->o.cluster->nodes));
+	}
+	kt_code rc = kt_drift_check(f->c.args, a, n, err);
+	free(a);
+	return rc;
+}
+
+static void act_here(flight *f)
+{
+	turn *t = f->turn;
+	kt_err err = KT_ERR_INIT;
+	if (kt_hsm_knows(f->c.verb)) {
+		push(&t->hsm_waiting, f);
+		hsm_start(t);
+	} else if (strcmp(f->c.verb, "drift.check") == 0) {
+		kt_code rc = drift(f, &err);
+		arrive(f, rc == KT_OK ? KT_STATUS_OK : KT_STATUS_FAILED, NULL, &err);
+	} else {
+		KT_IGNORE(kt_fail(&err, KT_E_INTERNAL, NULL, "the coordinator has no verb %s", f->c.verb));
+		arrive_failed(f, &err);
+	}
+}
+
+static void execute(flight *f)
+{
+	if (f->turn->stop)
+		return;
+	if (f->c.problem.code != KT_OK)
+		arrive_failed(f, &f->c.problem);
+	else if (f->c.place == KT_PLACE_NODE)
+		ask_node(f);
+	else
+		act_here(f);
+}
+
+static void on_delay(uv_timer_t *timer)
+{
+	execute(timer->data);
+}
+
+static void launch(flight *f)
+{
+	if (f->c.delay_ms > 0)
+		(void)uv_timer_start(&f->delay, on_delay, (uint64_t)f->c.delay_ms, 0);
+	else
+		execute(f);
+}
+
+/* --- signals ------------------------------------------------------------------------------------------------------ */
+
+static void on_signal(uv_signal_t *s, int number)
+{
+	turn *t = s->data;
+	if (++t->signals_seen > 1) {
+		t->rc = kt_fail(&t->err, KT_E_INTERRUPTED, "`keyturn resume` goes on from here",
+				"stopped by a second signal; the run is in the journal");
+		t->stop = true;
+		wake(t);
+		return;
+	}
+	const kt_event ev = {.kind = KT_EVENT_INTERRUPT};
+	const char *name = number == SIGINT ? "Ctrl-C" : "SIGTERM";
+	char text[128];
+	kt_code rc = record(t, &ev, name);
+	if (rc != KT_OK) {
+		fail(t, rc);
+		return;
+	}
+	(void)snprintf(text, sizeof text, "%s: %s (once more stops here; the run can be resumed)", name,
+		       kt_engine_state(t->engine).rekey_started ? "the rekey has begun, so the turn goes on to its end"
+								: "turning back");
+	note(t, text);
+	wake(t);
+}
+
+static kt_code open_handles(turn *t)
+{
+	static const int number[SIGNALS] = {SIGINT, SIGTERM};
+	if (uv_idle_init(t->o.loop, &t->wake) != 0)
+		return kt_fail(&t->err, KT_E_INTERNAL, NULL, "the event loop cannot be used");
+	t->wake.data = t;
+	t->open_handles++;
+	for (size_t i = 0; i < SIGNALS; i++) {
+		if (uv_signal_init(t->o.loop, &t->signal[i]) != 0 ||
+		    uv_signal_start(&t->signal[i], on_signal, number[i]) != 0)
+			return kt_fail(&t->err, KT_E_INTERNAL, NULL, "signals cannot be caught");
+		t->signal[i].data = t;
+		t->open_handles++;
+	}
+	return KT_OK;
+}
+
+/* --- a run from here to its rest ---------------------------------------------------------------------------------- */
+
+/* Also what still waits for an answer, when the run stops in the middle. */
+static void close_all(turn *t)
+{
+	while (t->hsm_working)
+		(void)uv_run(t->o.loop, UV_RUN_ONCE);
+	kt_nodes_drop(t->o.nodes);
+	if (t->wake.data)
+		uv_close((uv_handle_t *)&t->wake, handle_closed);
+	for (size_t i = 0; i < SIGNALS; i++)
+		if (t->signal[i].data)
+			uv_close((uv_handle_t *)&t->signal[i], handle_closed);
+	while (t->newest)
+		flight_end(t->newest);
+	while (t->open_handles)
+		(void)uv_run(t->o.loop, UV_RUN_ONCE);
+	batch_free(&t->batch);
+}
+
+static void tell_end(const turn *t, kt_turn_end *end)
+{
+	kt_engine_status s = kt_engine_state(t->engine);
+	*end = (kt_turn_end){.state = s.state, .warnings = s.warnings};
+	if (s.reason)
+		end->reason = *s.reason;
+	(void)snprintf(end->failed_step, sizeof end->failed_step, "%s", s.failed_step ? s.failed_step : "");
+	(void)snprintf(end->failed_node, sizeof end->failed_node, "%s", s.failed_node ? s.failed_node : "");
+}
+
+static kt_code drive(turn *t, kt_turn_end *end, kt_err *err)
+{
+	wake(t);
+	while (!t->stop)
+		(void)uv_run(t->o.loop, UV_RUN_ONCE);
+	tell_end(t, end);
+	if (t->rc != KT_OK && err)
+		*err = t->err;
+	return t->rc;
+}
+
+/* Take the run under a new epoch: from now on the nodes refuse whoever held it before. */
+static kt_code take(turn *t)
+{
+	KT_TRY(kt_journal_take(t->o.journal, t->o.run, kt_clock_wall_ms(), &t->epoch, &t->err));
+	const kt_event ev = {.kind = KT_EVENT_TAKE, .epoch = t->epoch};
+	return kt_engine_apply(t->engine, &ev, &t->err);
+}
+
+static kt_code begin(turn *t, const cJSON *plan)
+{
+	kt_buf body = KT_BUF_INIT;
+	kt_entry entry;
+	KT_TRY(kt_engine_new(plan, &t->engine, &t->err));
+	kt_code rc = kt_entry_of_plan(plan, t->o.run, kt_clock_wall_ms(), &body, &entry, &t->err);
+	if (rc == KT_OK)
+		rc = kt_journal_append(t->o.journal, &entry, 1, &t->err);
+	kt_buf_free(&body);
+	KT_TRY(rc);
+	KT_TRY(kt_engine_apply(t->engine, &(kt_event){.kind = KT_EVENT_BEGIN}, &t->err));
+	KT_TRY(take(t));
+	return open_handles(t);
+}
+
+kt_code kt_turn_begin(const kt_turn_options *o, const cJSON *plan, kt_turn_end *end, kt_err *err)
+{
+	turn t = {.o = *o};
+	kt_code rc = begin(&t, plan);
+	if (rc == KT_OK)
+		rc = drive(&t, end, err);
+	else if (err)
+		*err = t.err;
+	close_all(&t);
+	kt_engine_free(t.engine);
+	return rc;
+}
+
+/* What was under way when the coordinator died is sent again, under its old key. */
+static kt_code send_again(void *cookie, kt_command *c, kt_err *err)
+{
+	turn *t = cookie;
+	flight *f;
+	kt_command taken = *c;
+	c->args = NULL;
+	KT_TRY(flight_new(t, &taken, &f, err));
+	f->resend = true;
+	push(&t->to_send, f);
+	return KT_OK;
+}
+
+static kt_code go_on(turn *t)
+{
+	KT_TRY(take(t));
+	KT_TRY(open_handles(t));
+	if (kt_engine_state(t->engine).state == KT_RUN_HELD)
+		KT_TRY(record(t, &(kt_event){.kind = KT_EVENT_RESUME}, "resumed"));
+	if (t->o.rollback)
+		KT_TRY(record(t, &(kt_event){.kind = KT_EVENT_ROLLBACK}, "asked for by a person"));
+	return kt_engine_in_doubt(t->engine, send_again, t, &t->err);
+}
+
+kt_code kt_turn_resume(const kt_turn_options *o, kt_turn_end *end, kt_err *err)
+{
+	turn t = {.o = *o};
+	kt_replay replay;
+	KT_TRY(kt_replay_run(o->journal, o->run, &replay, err));
+	t.engine = replay.engine;
+	kt_code rc = KT_OK;
+	if (kt_run_state_final(kt_engine_state(t.engine).state)) {
+		tell_end(&t, end);
+	} else {
+		rc = go_on(&t);
+		if (rc == KT_OK)
+			rc = drive(&t, end, err);
+		else if (err)
+			*err = t.err;
+	}
+	close_all(&t);
+	kt_replay_free(&replay);
+	return rc;
+}
+
+kt_code kt_turn_class(const kt_turn_end *end)
+{
+	switch (end->state) {
+	case KT_RUN_TURNED:
+		return KT_OK;
+	case KT_RUN_ROLLED_BACK:
+		return KT_E_ROLLED_BACK;
+	case KT_RUN_REFUSED:
+		return end->reason.code == KT_E_HSM || end->reason.code == KT_E_UNREACHABLE ||
+				       end->reason.code == KT_E_KEY || end->reason.code == KT_E_INTERRUPTED
+			       ? end->reason.code
+			       : KT_E_REFUSED;
+	default:
+		return KT_E_HELD;
+	}
+}
