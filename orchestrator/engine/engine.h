@@ -16,6 +16,7 @@
 #define KT_ORCHESTRATOR_ENGINE_H
 
 #include "base/json.h"
+#include "orchestrator/playbook/verbs.h"
 #include "wire/message.h"
 
 typedef struct kt_engine kt_engine;
@@ -71,8 +72,6 @@ typedef struct kt_event {
 } kt_event;
 
 /* --- Commands ---------------------------------------------------------------------------------------------------- */
-
-typedef enum kt_place { KT_AT_NODE, KT_AT_COORDINATOR } kt_place;
 
 /*
  * A command. The strings belong to the engine (as long as it lives), `args` belongs to the command: kt_command_free.
