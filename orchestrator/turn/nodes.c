@@ -550,6 +550,8 @@ kt_code kt_nodes_survey(kt_nodes *nodes, const kt_survey *q, kt_answer **answers
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	for (size_t i = 0; i < n; i++) {
 		kt_err one = KT_ERR_INIT;
+		if (q->skip && q->skip(q->cookie, i))
+			continue;
 		if (survey_ask(nodes, i, q, &s, &one) == KT_OK)
 			s.left++;
 		else

@@ -70,6 +70,8 @@ typedef struct kt_survey {
 	const char *verb;
 	/* The arguments for a node: a new object that the survey deletes. NULL: {}. */
 	kt_code (*args)(void *cookie, size_t node, cJSON **out, kt_err *err);
+	/* Leave this node out; its answer stays empty (ok, without a result). NULL: none. */
+	bool (*skip)(void *cookie, size_t node);
 	void *cookie;
 	int64_t timeout_ms;
 	/* The key of the request; for a reading verb outside a run leave it empty. */
