@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes on loopback: one sshd each (127.42.0.1, .2, ...) with its own host key, and a login as the caller. No root needed.
+
+The nodes share the machine, so there is no systemd unit and no power switch: for those see systemd_nodes.
+"""
+import os
+import pwd
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+
+from . import app, process, ssh
+from .cluster import Cluster, Node
+from .state import State
+
+SSHD_CONFIG = """\
+Port {port}
+ListenAddress {address}
+HostKey {folder}/host_key
+PidFile {folder}/sshd.pid
+AuthorizedKeysFile {authorized}
+AllowUsers {user}
+PubkeyAuthentication yes
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+UsePAM {pam}
+StrictModes no
+PrintMotd no
+PrintLastLog no
+UseDNS no
+LogLevel VERBOSE
+MaxStartups 256
+MaxSessions 32
+SetEnv SHLVL=5
+Subsystem sftp internal-sftp
+"""
+# SHLVL: Debian's bash under sshd reads ~/.bashrc when it is 1; what stands there is no part of a test.
+
+
+def _sshd():
+    return shutil.which("sshd", path="/usr/sbin:/sbin:" + os.environ.get("PATH", ""))
+
+
+def _needs_pam():
+    """sshd without PAM refuses an account whose password field begins with "!" (locked), which only root can see."""
+    try:
+        with open("/etc/shadow", encoding="utf-8") as f:
+            return any(line.startswith("root:!") for line in f)
+    except OSError:
+        return False
+
+
+class LoopbackCluster(Cluster):
+    """A context manager; `keep()` lets it outlive the process."""
+
+    def __init__(self, n, folder, bin_folder, name="looker", items=0, settings=None):
+        super().__init__(folder, name)
+        self.bin = os.path.abspath(bin_folder)
+        self.user = pwd.getpwuid(os.getuid()).pw_name
+        self.settings = settings or {}
+        os.makedirs(self.folder, exist_ok=True)
+        self.state = State(self.folder)
+        try:
+            self._build(n)
+            if items:
+                self.nodes[0].app.fill(items)
+        except BaseException:
+            self.state.teardown()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Ends the applications and the sshds."""
+        for node in self.nodes:
+            self.kill_app(node)
+        self.state.teardown()
+
+    def keep(self):
+        self.state.keep()
+
+    def _build(self, n):
+        for folder in ("ssh", "nodes", "shared"):
+            os.makedirs(os.path.join(self.folder, folder), mode=0o700)
+        self.identity = os.path.join(self.folder, "ssh", "id_ed25519")
+        public = ssh.make_key(self.identity, "keyturn-lab")
+        for name, text in (("authorized_keys", public + "\n"), ("config", ""), ("known_hosts", "")):
+            with open(os.path.join(self.folder, "ssh", name), "w", encoding="utf-8") as f:
+                f.write(text)
+        self.database = os.path.join(self.folder, "shared", "store.db")
+        self.key_text = app.new_key_text()
+        self._privilege_separation_folder()
+        for number in range(1, n + 1):
+            self.nodes.append(self._make_node(f"web{number:02}", f"127.42.0.{number}"))
+        for node in self.nodes:
+            self.start_sshd(node)
+
+    def _privilege_separation_folder(self):
+        if os.getuid() == 0 and not os.path.isdir("/run/sshd"):
+            self.state.add("sshd-folder", path="/run/sshd")
+            os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+
+    def node_folder(self, name):
+        return os.path.join(self.folder, "nodes", name)
+
+    def _make_node(self, name, address):
+        folder = self.node_folder(name)
+        os.makedirs(folder, mode=0o700)
+        host_key = os.path.join(folder, "host_key")
+        public = ssh.make_key(host_key, name)
+        port = ssh.free_port(address)
+        with open(os.path.join(self.folder, "ssh", "known_hosts"), "a", encoding="utf-8") as f:
+            f.write(f"[{address}]:{port} {' '.join(public.split()[:2])}\n")
+        looker = os.path.join(folder, "looker")
+        app_port = ssh.free_port(address)
+        key_file = app.install(looker, os.path.join(self.bin, "keyturn-store"), name, self.database, app_port,
+                               self.key_text, listen=f"{address}:{app_port}", **self.settings)
+        env_file = os.path.join(folder, "looker.env")
+        fd = os.open(env_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as f:
+            f.write(app.env_text(LKR_MASTER_KEY_FILE=key_file))
+        client = ssh.Client(self.user, address, port, self.identity, os.path.join(self.folder, "ssh", "known_hosts"))
+        node = Node(name, address, port, client, looker, env_file, app_port, host_key + ".pub")
+        node.app = app.App(node, lambda command, **options: self._in_looker(node, command, **options))
+        return node
+
+    def _in_looker(self, node, command, check=True, env=None, timeout=300):
+        """Run locally (it is the same machine) in the application's folder, with its env file as a service would have."""
+        if env is None:
+            env = {}
+            with open(node.env_file, encoding="utf-8") as f:
+                for line in f:
+                    name, _, value = line.strip().partition("=")
+                    if name and not name.startswith("#"):
+                        env[name] = value
+        base = {name: os.environ[name] for name in ("PATH", "HOME", "USER", "LANG") if name in os.environ}
+        return process.run(command, check=check, timeout=timeout, cwd=node.looker, env={**base, **env})
+
+    def start_sshd(self, node):
+        folder = self.node_folder(node.name)
+        config = os.path.join(folder, "sshd_config")
+        with open(config, "w", encoding="utf-8") as f:
+            f.write(SSHD_CONFIG.format(port=node.port, address=node.host, folder=folder, user=self.user,
+                                       authorized=os.path.join(self.folder, "ssh", "authorized_keys"),
+                                       pam="yes" if _needs_pam() else "no"))
+        log = os.path.join(folder, "sshd.log")
+        with open(log, "ab") as output:
+            sshd = subprocess.Popen([_sshd(), "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stdout=output,
+                                    stderr=output, start_new_session=True)
+        self.state.add_process(sshd.pid, f"sshd of {node.name}")
+        start = process.start_time(sshd.pid)
+        node.client.wait(20, lambda: process.alive(sshd.pid, start), log)
+
+    def _sshd_process(self, node):
+        return next((e for e in self.state.entries
+                     if e["kind"] == "process" and e["what"] == f"sshd of {node.name}"), None)
+
+    def stop_sshd(self, node):
+        """The node is unreachable from now on: no listener, and open sessions are cut."""
+        entry = self._sshd_process(node)
+        for session in process.children(entry["pid"]):
+            process.end(session, process.start_time(session))
+        process.end(entry["pid"], entry["start"])
+        self.state.forget_process(entry["pid"])
+
+    def new_host_key(self, node):
+        """The node comes back with another host key, as after a reinstallation (or with a man in the middle)."""
+        self.stop_sshd(node)
+        path = node.host_key[:-len(".pub")]
+        for name in (path, node.host_key):
+            os.unlink(name)
+        public = ssh.make_key(path, node.name)
+        known = os.path.join(self.folder, "ssh", "known_hosts")
+        with open(known, encoding="utf-8") as f:
+            lines = [line for line in f if not line.startswith(f"[{node.host}]:{node.port} ")]
+        with open(known, "w", encoding="utf-8") as f:
+            f.writelines([*lines, f"[{node.host}]:{node.port} {' '.join(public.split()[:2])}\n"])
+        self.start_sshd(node)
+
+    def app_pid(self, node):
+        """The pid of a running application, None when it does not run."""
+        try:
+            with open(os.path.join(node.looker, "looker.pid"), encoding="utf-8") as f:
+                pid = int(f.read().split()[0])
+            if os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)") == os.path.join(node.looker, "looker"):
+                return pid
+        except (OSError, ValueError, IndexError):
+            pass
+        return None
+
+    def kill_app(self, node):
+        """SIGKILL: a crash, which leaves the heartbeat behind."""
+        pid = self.app_pid(node)
+        if pid is not None:
+            start = process.start_time(pid)
+            os.kill(pid, signal.SIGKILL)
+            process.wait_gone(pid, start, 5)
+            time.sleep(0.05)
+
+    def ssh_members(self):
+        return {"user": self.user, "identity": self.identity, "config": os.path.join(self.folder, "ssh", "config"),
+                "connect_timeout_s": 10}
+
+    def agent_members(self):
+        nodes = os.path.join(self.folder, "nodes")
+        return {"path": nodes + "/${node}/agent", "state": nodes + "/${node}/agent-state", "sudo": False}
+
+    def variables(self):
+        nodes = os.path.join(self.folder, "nodes")
+        return {"dir": nodes + "/${node}/looker", "env_file": nodes + "/${node}/looker.env"}
+
+    def service(self, node):
+        """The service object of docs/FORMATS.md, section 2: commands instead of a systemd unit."""
+        return {"start": ["./looker", "start"], "stop": ["./looker", "stop"], "status": ["./looker", "status"],
+                "cwd": node.looker, "env_file": node.env_file}
+
+    def node_variables(self, node):
+        return {"service": self.service(node), "ports": [node.app_port]}
+
+    def describe(self):
+        """How a person plays with it: one line a node."""
+        return [f"{node.name}: ssh -i {shlex.quote(self.identity)} -o UserKnownHostsFile="
+                f"{shlex.quote(os.path.join(self.folder, 'ssh', 'known_hosts'))} -p {node.port} {self.user}@{node.host}"
+                for node in self.nodes]
