@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/epoch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent/spool.h"
+#include "base/clock.h"
+#include "base/file.h"
+
+enum { PATH_TEXT = 4096, RECORD_MAX = 4096, WAIT_MS = 50, SAY_MS = 5000 };
+
+static const kt_file_attr private_file = {.mode = 0600, .uid = (uid_t)KT_KEEP, .gid = (gid_t)KT_KEEP};
+
+static kt_code cluster_path(const char *state, const char *cluster, const char *name, char out[PATH_TEXT], kt_err *err)
+{
+	if ((size_t)snprintf(out, PATH_TEXT, "%s/clusters/%s%s", state, cluster, name) >= PATH_TEXT)
+		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", state);
+	return KT_OK;
+}
+
+/* The cluster's folder, made when needed, flocked until the descriptor is closed. */
+static kt_code lock_folder(const char *state, const char *cluster, int *fd, kt_err *err)
+{
+	char path[PATH_TEXT];
+	KT_TRY(cluster_path(state, cluster, "", path, err));
+	KT_TRY(kt_file_mkdirs(path, 0700, err));
+	*fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (*fd < 0)
+		return kt_fail_errno(err, errno, NULL, "%s", path);
+	int r;
+	do
+		r = flock(*fd, LOCK_EX);
+	while (r != 0 && errno == EINTR);
+	if (r == 0)
+		return KT_OK;
+	kt_code rc = kt_fail_errno(err, errno, NULL, "%s cannot be locked", path);
+	(void)close(*fd);
+	return rc;
+}
+
+/* "EPOCH RUN\n" */
+static kt_code parse_epoch(const char *path, const char *text, kt_epoch *out, kt_err *err)
+{
+	char *end;
+	errno = 0;
+	long long n = strtoll(text, &end, 10);
+	size_t run = *end == ' ' ? strcspn(end + 1, "\n") : 0;
+	if (errno || n < 1 || run == 0 || run > KT_NAME_MAX || strcmp(end + 1 + run, "\n") != 0)
+		return kt_fail(err, KT_E_AUDIT,
+			       "find out by hand which run holds this node, then write \"EPOCH RUN\" there",
+			       "%s is damaged", path);
+	out->epoch = n;
+	memcpy(out->run, end + 1, run);
+	out->run[run] = '\0';
+	return KT_OK;
+}
+
+kt_code kt_epoch_read(const char *state, const char *cluster, kt_epoch *out, kt_err *err)
+{
+	char path[PATH_TEXT];
+	*out = (kt_epoch){0};
+	KT_TRY(cluster_path(state, cluster, "/epoch", path, err));
+	if (access(path, F_OK) != 0 && errno == ENOENT)
+		return KT_OK;
+	kt_buf text = {.max = RECORD_MAX};
+	kt_code rc = kt_file_read(path, &text, err);
+	if (rc == KT_OK)
+		rc = parse_epoch(path, kt_buf_cstr(&text), out, err);
+	kt_buf_free(&text);
+	return rc;
+}
+
+static kt_code record(const char *state, const char *cluster, const char *run, int64_t epoch, kt_err *err)
+{
+	char path[PATH_TEXT];
+	char text[128];
+	KT_TRY(cluster_path(state, cluster, "/epoch", path, err));
+	int n = snprintf(text, sizeof text, "%" PRId64 " %s\n", epoch, run);
+	kt_code rc = kt_file_replace(path, text, (size_t)n, &private_file, err);
+	if (rc == KT_OK)
+		return KT_OK;
+	rc = kt_err_prefix(err, KT_E_AUDIT, "epoch %" PRId64 " cannot be recorded", epoch);
+	if (err)
+		err->code = rc = KT_E_AUDIT;
+	return rc;
+}
+
+static kt_code admit_locked(const char *state, const char *cluster, const char *run, int64_t epoch, kt_err *err)
+{
+	kt_epoch seen;
+	KT_TRY(kt_epoch_read(state, cluster, &seen, err));
+	if (epoch < seen.epoch || (epoch == seen.epoch && strcmp(run, seen.run) != 0))
+		return kt_fail(err, KT_E_BUSY,
+			       "another coordinator has taken over: look at its run with `keyturn status`",
+			       "this node follows epoch %" PRId64 " of run %s of cluster %s; epoch %" PRId64
+			       " of run %s is refused",
+			       seen.epoch, seen.run, cluster, epoch, run);
+	return epoch > seen.epoch ? record(state, cluster, run, epoch, err) : KT_OK;
+}
+
+kt_code kt_epoch_admit(const char *state, const char *cluster, const char *run, int64_t epoch, kt_err *err)
+{
+	int fd;
+	KT_TRY(lock_folder(state, cluster, &fd, err));
+	kt_code rc = admit_locked(state, cluster, run, epoch, err);
+	(void)close(fd);
+	return rc;
+}
+
+/* --- The lock of one changing verb ----------------------------------------------------------------------------------
+ */
+
+/* Who holds it, for people; not relied upon. */
+static void sign_lock(const kt_agent_ctx *ctx, int fd)
+{
+	char text[256];
+	int n = snprintf(text, sizeof text, "%s %s.%s.%" PRId64 " pid %d\n", ctx->run, ctx->step,
+			 kt_role_name(ctx->role), ctx->attempt, (int)getpid());
+	if (ftruncate(fd, 0) == 0 && pwrite(fd, text, (size_t)n, 0) < 0)
+		return;
+}
+
+static void say_waiting(kt_agent_ctx *ctx, int fd)
+{
+	char who[256];
+	ssize_t n = pread(fd, who, sizeof who - 1, 0);
+	who[n > 0 ? n : 0] = '\0';
+	who[strcspn(who, "\n")] = '\0';
+	kt_agent_progress(ctx, -1, -1, "waits for an agent of an earlier connection: %s", who);
+}
+
+static kt_code wait_lock(kt_agent_ctx *ctx, int fd, kt_err *err)
+{
+	int64_t say_at = kt_clock_mono_ms() + SAY_MS / 5;
+	while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return kt_fail_errno(err, errno, NULL, "the lock of cluster %s", ctx->cluster);
+		KT_TRY(kt_agent_go_on(ctx, err));
+		if (kt_clock_mono_ms() >= say_at) {
+			say_waiting(ctx, fd);
+			say_at += SAY_MS;
+		}
+		(void)nanosleep(&(struct timespec){.tv_nsec = WAIT_MS * 1000000L}, NULL);
+	}
+	return KT_OK;
+}
+
+kt_code kt_node_lock(kt_agent_ctx *ctx, kt_err *err)
+{
+	char path[PATH_TEXT];
+	KT_TRY(cluster_path(ctx->state, ctx->cluster, "/lock", path, err));
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return kt_fail_errno(err, errno, NULL, "%s", path);
+	kt_code rc = wait_lock(ctx, fd, err);
+	if (rc != KT_OK) {
+		(void)close(fd);
+		return rc;
+	}
+	sign_lock(ctx, fd);
+	ctx->lock_fd = fd;
+	return KT_OK;
+}
+
+void kt_node_unlock(kt_agent_ctx *ctx)
+{
+	if (ctx->lock_fd >= 0)
+		(void)close(ctx->lock_fd);
+	ctx->lock_fd = -1;
+}
+
+/* --- Detached work --------------------------------------------------------------------------------------------------
+ */
+
+kt_code kt_detached_set(const kt_agent_ctx *ctx, const char *spool, kt_err *err)
+{
+	char path[PATH_TEXT];
+	KT_TRY(cluster_path(ctx->state, ctx->cluster, "/detached", path, err));
+	return kt_file_replace(path, spool, strlen(spool), &private_file, err);
+}
+
+/* Nobody has begun it: from now on nobody can. */
+static kt_code call_off(const char *spool, kt_err *err)
+{
+	bool mine;
+	kt_err why = KT_ERR_INIT;
+	KT_TRY(kt_spool_claim(spool, &mine, err));
+	if (!mine)
+		return kt_fail(err, KT_E_BUSY, "ask again", "detached work has just begun on this node (%s)", spool);
+	KT_IGNORE(kt_fail(&why, KT_E_REFUSED, NULL, "called off before it began: another request came first"));
+	return kt_spool_finish(spool, KT_STATUS_FAILED, NULL, &why, err);
+}
+
+static kt_code check_work(const char *spool, kt_err *err)
+{
+	kt_spool_outcome outcome;
+	kt_spool_work work;
+	bool found;
+	KT_TRY(kt_spool_outcome_load(spool, &found, &outcome, err));
+	kt_spool_outcome_free(&outcome);
+	if (found)
+		return KT_OK;
+	KT_TRY(kt_spool_work_of(spool, &work, err));
+	if (!work.claimed)
+		return call_off(spool, err);
+	if (!work.alive)
+		return KT_OK;
+	return kt_fail(err, KT_E_BUSY, "wait until it has ended; `keyturn resume` does so",
+		       "detached work still runs on this node (%s, process %d)", spool, (int)work.runner.pid);
+}
+
+kt_code kt_detached_check(const char *state, const char *cluster, const char *except, kt_err *err)
+{
+	char path[PATH_TEXT];
+	KT_TRY(cluster_path(state, cluster, "/detached", path, err));
+	if (access(path, F_OK) != 0 && errno == ENOENT)
+		return KT_OK;
+	kt_buf spool = {.max = PATH_TEXT};
+	kt_code rc = kt_file_read(path, &spool, err);
+	if (rc == KT_OK && (!except || strcmp(except, kt_buf_cstr(&spool)) != 0))
+		rc = check_work(kt_buf_cstr(&spool), err);
+	kt_buf_free(&spool);
+	return rc;
+}

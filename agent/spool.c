@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/spool.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/codec.h"
+#include "base/file.h"
+
+enum { PATH_TEXT = 4096, RESERVE = 32 * 1024, RECORD_MAX = 2 * 1024 * 1024, NOTE_MAX = 16 * 1024 };
+
+static const kt_file_attr private_file = {.mode = 0600, .uid = (uid_t)KT_KEEP, .gid = (gid_t)KT_KEEP};
+
+static kt_code in_folder(const char *dir, const char *name, char out[PATH_TEXT], kt_err *err)
+{
+	if ((size_t)snprintf(out, PATH_TEXT, "%s/%s", dir, name) >= PATH_TEXT)
+		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", dir);
+	return KT_OK;
+}
+
+/* What cannot be recorded is a failure of its own class, whatever the disk said. */
+static kt_code not_recorded(kt_err *err, const char *what)
+{
+	kt_code rc = kt_err_prefix(err, KT_E_AUDIT, "%s cannot be recorded", what);
+	if (err)
+		err->code = rc = KT_E_AUDIT;
+	return rc;
+}
+
+kt_code kt_spool_path(const char *state, const kt_request *r, kt_buf *dir, kt_err *err)
+{
+	kt_buf_clear(dir);
+	return kt_buf_printf(dir, err, "%s/spool/%s/%s.%s.%lld", state, r->run, r->step, kt_role_name(r->role),
+			     (long long)r->attempt);
+}
+
+/* mkdir that is on the disk when it returns. */
+static kt_code make_folder(const char *path, kt_err *err)
+{
+	if (mkdir(path, 0700) == 0)
+		return kt_file_sync_folder(path, err);
+	if (errno == EEXIST)
+		return KT_OK;
+	return kt_fail_errno(err, errno, NULL, "the folder %s cannot be made", path);
+}
+
+static kt_code make_folders(const char *dir, kt_err *err)
+{
+	char path[PATH_TEXT];
+	if ((size_t)snprintf(path, sizeof path, "%s", dir) >= sizeof path)
+		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", dir);
+	char *request = strrchr(path, '/');
+	*request = '\0';
+	char *run = strrchr(path, '/');
+	*run = '\0';
+	KT_TRY(make_folder(path, err));
+	*run = '/';
+	KT_TRY(make_folder(path, err));
+	*request = '/';
+	return make_folder(path, err);
+}
+
+/* Room for the outcome: blocks that a full disk cannot take away any more. */
+static kt_code reserve(const char *dir, kt_err *err)
+{
+	char path[PATH_TEXT];
+	KT_TRY(in_folder(dir, "outcome.reserve", path, err));
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return kt_fail_errno(err, errno, NULL, "%s", path);
+	int e = posix_fallocate(fd, 0, RESERVE);
+	if (e == 0 && fsync(fd) != 0)
+		e = errno;
+	(void)close(fd);
+	if (e)
+		(void)unlink(path);
+	return e ? kt_fail_errno(err, e, NULL, "%s", path) : KT_OK;
+}
+
+/* The arguments as they are kept: `hide` by its digest. *out is the caller's. */
+static kt_code kept_args(const kt_request *r, const char *hide, cJSON **out, kt_err *err)
+{
+	*out = r->args ? cJSON_Duplicate(r->args, 1) : cJSON_CreateObject();
+	if (!*out)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	cJSON *hidden = hide ? cJSON_DetachItemFromObjectCaseSensitive(*out, hide) : NULL;
+	if (!hidden)
+		return KT_OK;
+	kt_buf text = KT_BUF_INIT;
+	char digest[KT_SHA256_HEX];
+	kt_code rc = kt_json_canonical(hidden, &text, err);
+	if (rc == KT_OK)
+		rc = kt_sha256_hex(text.data, text.len, digest, err);
+	if (rc == KT_OK)
+		rc = kt_json_add_str(*out, hide, digest, err);
+	kt_buf_free(&text);
+	cJSON_Delete(hidden);
+	if (rc != KT_OK) {
+		cJSON_Delete(*out);
+		*out = NULL;
+	}
+	return rc;
+}
+
+static kt_code intent_text(const kt_request *r, const char *hide, kt_buf *out, kt_err *err)
+{
+	cJSON *args;
+	cJSON *json = NULL;
+	KT_TRY(kept_args(r, hide, &args, err));
+	kt_request kept = *r;
+	kept.args = args;
+	kt_code rc = kt_request_encode(&kept, &json, err);
+	if (rc == KT_OK)
+		rc = kt_json_print(json, out, err);
+	cJSON_Delete(json);
+	cJSON_Delete(args);
+	return rc;
+}
+
+static kt_code load(const char *dir, const char *name, bool *found, cJSON **json, kt_err *err)
+{
+	char path[PATH_TEXT];
+	*json = NULL;
+	*found = false;
+	KT_TRY(in_folder(dir, name, path, err));
+	if (access(path, F_OK) != 0 && errno == ENOENT)
+		return KT_OK;
+	kt_buf text = {.max = RECORD_MAX};
+	kt_code rc = kt_file_read(path, &text, err);
+	if (rc == KT_OK)
+		rc = kt_json_parse(path, text.data, text.len, json, err);
+	kt_buf_free(&text);
+	*found = rc == KT_OK;
+	return rc;
+}
+
+kt_code kt_spool_intent(const char *dir, cJSON **json, kt_request *r, kt_err *err)
+{
+	bool found;
+	KT_TRY(load(dir, "intent.json", &found, json, err));
+	if (!found)
+		return kt_fail(err, KT_E_IO, NULL, "%s/intent.json is missing", dir);
+	kt_code rc = kt_request_decode(*json, r, err);
+	if (rc != KT_OK) {
+		cJSON_Delete(*json);
+		*json = NULL;
+	}
+	return rc;
+}
+
+/* The same request, apart from what names the conversation (id) and the coordinator (epoch)? */
+static kt_code same_request(const char *dir, const kt_request *r, const char *hide, kt_err *err)
+{
+	kt_request was;
+	cJSON *json;
+	cJSON *args = NULL;
+	KT_TRY(kt_spool_intent(dir, &json, &was, err));
+	kt_code rc = kept_args(r, hide, &args, err);
+	if (rc == KT_OK && (strcmp(was.cluster, r->cluster) != 0 || strcmp(was.verb, r->verb) != 0 ||
+			    strcmp(was.node, r->node) != 0 || !cJSON_Compare(was.args, args, 1)))
+		rc = kt_fail(err, KT_E_AUDIT, "a new request needs a new attempt number",
+			     "%s was already used for another request (%s of cluster %s): nothing was done", dir,
+			     was.verb, was.cluster);
+	cJSON_Delete(args);
+	cJSON_Delete(json);
+	return rc;
+}
+
+static bool exists(const char *dir, const char *name)
+{
+	char path[PATH_TEXT];
+	return in_folder(dir, name, path, NULL) == KT_OK && access(path, F_OK) == 0;
+}
+
+static kt_code write_intent(const char *dir, const kt_request *r, const char *hide, kt_err *err)
+{
+	char path[PATH_TEXT];
+	KT_TRY(in_folder(dir, "intent.json", path, err));
+	kt_buf text = KT_BUF_INIT;
+	kt_code rc = intent_text(r, hide, &text, err);
+	if (rc == KT_OK)
+		rc = kt_file_replace(path, text.data, text.len, &private_file, err);
+	kt_buf_free(&text);
+	return rc;
+}
+
+kt_code kt_spool_begin(const char *dir, const kt_request *r, const char *hide, kt_spool_state *state, kt_err *err)
+{
+	if (exists(dir, "intent.json")) {
+		KT_TRY(same_request(dir, r, hide, err));
+		*state = exists(dir, "outcome.json") ? KT_SPOOL_DONE : KT_SPOOL_STARTED;
+		if (*state == KT_SPOOL_STARTED && !exists(dir, "outcome.reserve") && reserve(dir, err) != KT_OK)
+			return not_recorded(err, r->verb);
+		return KT_OK;
+	}
+	*state = KT_SPOOL_NEW;
+	kt_code rc = make_folders(dir, err);
+	if (rc == KT_OK)
+		rc = reserve(dir, err);
+	if (rc == KT_OK)
+		rc = write_intent(dir, r, hide, err);
+	return rc == KT_OK ? KT_OK : not_recorded(err, r->verb);
+}
+
+/* --- Outcomes -------------------------------------------------------------------------------------------------------
+ */
+
+/* Into the reserved blocks, then by its name. */
+static kt_code write_reserved(const char *dir, const kt_buf *text, kt_err *err)
+{
+	char from[PATH_TEXT];
+	char to[PATH_TEXT];
+	KT_TRY(in_folder(dir, "outcome.reserve", from, err));
+	KT_TRY(in_folder(dir, "outcome.json", to, err));
+	int fd = open(from, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return kt_fail_errno(err, errno, NULL, "%s", from);
+	kt_code rc = kt_file_write_all(fd, text->data, text->len, from, err);
+	if (rc == KT_OK && (ftruncate(fd, (off_t)text->len) != 0 || fsync(fd) != 0))
+		rc = kt_fail_errno(err, errno, NULL, "%s", from);
+	(void)close(fd);
+	if (rc == KT_OK && rename(from, to) != 0)
+		rc = kt_fail_errno(err, errno, NULL, "%s", to);
+	return rc == KT_OK ? kt_file_sync_folder(to, err) : rc;
+}
+
+kt_code kt_spool_finish(const char *dir, kt_status status, const cJSON *result, const kt_err *error, kt_err *err)
+{
+	if (exists(dir, "outcome.json"))
+		return KT_OK;
+	kt_buf text = KT_BUF_INIT;
+	cJSON *json = cJSON_CreateObject();
+	kt_code rc = json ? kt_outcome_encode(status, result, error, json, err)
+			  : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	if (rc == KT_OK)
+		rc = kt_json_print(json, &text, err);
+	if (rc == KT_OK)
+		rc = write_reserved(dir, &text, err);
+	kt_buf_free(&text);
+	cJSON_Delete(json);
+	return rc == KT_OK ? KT_OK : not_recorded(err, "the outcome");
+}
+
+kt_code kt_spool_outcome_load(const char *dir, bool *found, kt_spool_outcome *out, kt_err *err)
+{
+	*out = (kt_spool_outcome){0};
+	KT_TRY(load(dir, "outcome.json", found, &out->json, err));
+	if (!*found)
+		return KT_OK;
+	kt_code rc = kt_outcome_decode(out->json, &out->status, &out->result, &out->error, err);
+	if (rc != KT_OK) {
+		kt_spool_outcome_free(out);
+		return kt_err_prefix(err, rc, "%s/outcome.json", dir);
+	}
+	return KT_OK;
+}
+
+void kt_spool_outcome_free(kt_spool_outcome *o)
+{
+	if (!o)
+		return;
+	cJSON_Delete(o->json);
+	*o = (kt_spool_outcome){0};
+}
+
+/* --- Detached work --------------------------------------------------------------------------------------------------
+ */
+
+static kt_code write_process(const char *dir, const char *name, pid_t pid, bool *made, kt_err *err)
+{
+	kt_process p;
+	char path[PATH_TEXT];
+	char text[256];
+	KT_TRY(in_folder(dir, name, path, err));
+	KT_TRY(kt_process_of(pid, &p, err));
+	int n = snprintf(text, sizeof text, "{\"boot_id\":\"%s\",\"pid\":%d,\"start\":%lld}\n", p.boot_id, (int)p.pid,
+			 (long long)p.start);
+	return kt_file_create(path, text, (size_t)n, &private_file, made, err);
+}
+
+static kt_code read_process(const char *dir, const char *name, bool *found, kt_process *out, kt_err *err)
+{
+	cJSON *json;
+	const char *boot_id = "";
+	int64_t pid = 0;
+	*out = (kt_process){0};
+	KT_TRY(load(dir, name, found, &json, err));
+	if (!*found)
+		return KT_OK;
+	kt_code rc = kt_json_str(json, "boot_id", &boot_id, err);
+	if (rc == KT_OK)
+		rc = kt_json_int(json, "pid", 1, INT32_MAX, &pid, err);
+	if (rc == KT_OK)
+		rc = kt_json_int(json, "start", 0, INT64_C(1) << 53, &out->start, err);
+	out->pid = (pid_t)pid;
+	(void)snprintf(out->boot_id, sizeof out->boot_id, "%s", boot_id);
+	cJSON_Delete(json);
+	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "%s/%s", dir, name);
+}
+
+kt_code kt_spool_claim(const char *dir, bool *mine, kt_err *err)
+{
+	kt_code rc = write_process(dir, "pid", getpid(), mine, err);
+	return rc == KT_OK ? KT_OK : not_recorded(err, "who carries it out");
+}
+
+kt_code kt_spool_child(const char *dir, pid_t pid, kt_err *err)
+{
+	bool made;
+	kt_code rc = write_process(dir, "child", pid, &made, err);
+	if (rc == KT_OK && !made)
+		rc = kt_fail(err, KT_E_INTERNAL, NULL, "%s/child is there already", dir);
+	return rc == KT_OK ? KT_OK : not_recorded(err, "the start of the command");
+}
+
+kt_code kt_spool_work_of(const char *dir, kt_spool_work *out, kt_err *err)
+{
+	kt_process child;
+	*out = (kt_spool_work){0};
+	KT_TRY(read_process(dir, "pid", &out->claimed, &out->runner, err));
+	KT_TRY(read_process(dir, "child", &out->started, &child, err));
+	out->alive = (out->claimed && kt_process_alive(&out->runner)) ||
+		     (out->started && (kt_process_alive(&child) || kt_process_session_alive(&child)));
+	return KT_OK;
+}
+
+/* --- Notes ----------------------------------------------------------------------------------------------------------
+ */
+
+kt_code kt_spool_note(const char *dir, const cJSON *note, kt_err *err)
+{
+	char path[PATH_TEXT];
+	bool made;
+	kt_buf text = {.max = NOTE_MAX};
+	KT_TRY(in_folder(dir, "note.json", path, err));
+	kt_code rc = kt_json_print(note, &text, err);
+	if (rc == KT_OK)
+		rc = kt_file_create(path, text.data, text.len, &private_file, &made, err);
+	kt_buf_free(&text);
+	return rc == KT_OK ? KT_OK : not_recorded(err, "what was found before the change");
+}
+
+kt_code kt_spool_noted(const char *dir, cJSON **out, kt_err *err)
+{
+	char path[PATH_TEXT];
+	bool found = false;
+	*out = NULL;
+	if ((size_t)snprintf(path, sizeof path, "%s", dir) >= sizeof path)
+		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", dir);
+	char *dot = strrchr(path, '.');
+	if (!dot)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "%s is no folder of a request", dir);
+	size_t room = sizeof path - (size_t)(dot + 1 - path);
+	for (long attempt = strtol(dot + 1, NULL, 10); !found && attempt >= 1; attempt--) {
+		(void)snprintf(dot + 1, room, "%ld", attempt);
+		KT_TRY(load(path, "note.json", &found, out, err));
+	}
+	return KT_OK;
+}
