@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The verb probe: which of the two keys of a rekey opens the data? Answered by opening all of it. */
+#include "store/args.h"
+#include "store/session.h"
+
+typedef struct probe {
+	kt_keystore *from, *to;
+	kt_envelope_ctx *old_ctx, *new_ctx; /* NULL: that key does not open the KEK */
+	kt_buf plain;
+	int64_t items, old_only, new_only, both, neither;
+} probe;
+
+static bool opens(kt_envelope_ctx *ctx, kt_buf *plain, const char *name, const void *envelope, size_t len)
+{
+	if (!ctx)
+		return false;
+	kt_buf_clear(plain);
+	return kt_envelope_open(ctx, name, envelope, len, plain, NULL) == KT_OK;
+}
+
+static kt_code see(void *arg, const char *name, const void *envelope, size_t len, const char *bad, kt_err *err)
+{
+	probe *p = arg;
+	(void)err;
+	bool with_old = !bad && opens(p->old_ctx, &p->plain, name, envelope, len);
+	bool with_new = !bad && opens(p->new_ctx, &p->plain, name, envelope, len);
+	p->items++;
+	int64_t *count = with_old && with_new ? &p->both
+			 : with_old           ? &p->old_only
+			 : with_new           ? &p->new_only
+					      : &p->neither;
+	(*count)++;
+	return KT_OK;
+}
+
+/* A key that does not open the KEK, or a record that was altered, is an answer; everything else is a failure to ask. */
+static kt_code try_key(const kt_buf *record, kt_keystore *cmk, kt_envelope_ctx **out, kt_err *err)
+{
+	kt_code rc = kt_session_unlock(record, cmk, out, err);
+	return rc == KT_E_KEY || rc == KT_E_INPUT ? KT_OK : rc;
+}
+
+static const char *verdict(const probe *p)
+{
+	if (p->items == 0)
+		return p->old_ctx && p->new_ctx ? "both" : p->old_ctx ? "old" : p->new_ctx ? "new" : "none";
+	if (p->both == p->items)
+		return "both";
+	if (p->old_only == p->items)
+		return "old";
+	if (p->new_only == p->items)
+		return "new";
+	return p->neither == p->items ? "none" : "mixed";
+}
+
+static kt_code ask(probe *p, kt_db *db, kt_err *err)
+{
+	kt_buf record = KT_BUF_INIT;
+	kt_kek_info info;
+	int64_t epoch;
+	kt_err why = KT_ERR_INIT;
+	KT_TRY(kt_db_begin(db, false, err));
+	kt_code rc = kt_session_read_kek(db, &record, &info, &epoch, err);
+	if (rc == KT_OK)
+		rc = try_key(&record, p->from, &p->old_ctx, &why);
+	if (rc == KT_OK)
+		rc = try_key(&record, p->to, &p->new_ctx, &why);
+	if (rc != KT_OK && why.code != KT_OK)
+		rc = kt_fail(err, rc, why.remedy, "%s", why.msg);
+	if (rc == KT_OK)
+		rc = kt_db_item_each(db, see, p, err);
+	kt_db_rollback(db);
+	kt_buf_free(&record);
+	return rc;
+}
+
+static kt_code fill_json(cJSON *o, const probe *p, kt_err *err)
+{
+	if (!o)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	KT_TRY(kt_json_add_str(o, "verdict", verdict(p), err));
+	KT_TRY(kt_json_add_int(o, "items", p->items, err));
+	KT_TRY(kt_json_add_int(o, "old", p->old_only + p->both, err));
+	KT_TRY(kt_json_add_int(o, "new", p->new_only + p->both, err));
+	return kt_json_add_int(o, "neither", p->neither, err);
+}
+
+static kt_code print(const kt_store_args *args, const probe *p, kt_err *err)
+{
+	if (!args->json)
+		return kt_store_print(err, "%s\n", verdict(p));
+	cJSON *o = cJSON_CreateObject();
+	kt_code rc = fill_json(o, p, err);
+	if (rc == KT_OK)
+		return kt_store_print_json(o, err);
+	cJSON_Delete(o);
+	return rc;
+}
+
+kt_code kt_verb_probe(const kt_store_args *args, const kt_store_config *cfg, int *exit_code, kt_err *err)
+{
+	probe p = {0};
+	kt_db *db = NULL;
+	(void)exit_code;
+	kt_code rc = kt_keys_open(KT_KEYS_SOURCE, &p.from, err);
+	if (rc == KT_OK)
+		rc = kt_keys_open(KT_KEYS_DESTINATION, &p.to, err);
+	if (rc == KT_OK)
+		rc = kt_db_open(cfg->database, KT_DB_LOOK, KT_SESSION_BUSY_MS, &db, err);
+	if (rc == KT_OK)
+		rc = ask(&p, db, err);
+	if (rc == KT_OK)
+		rc = print(args, &p, err);
+	kt_buf_free(&p.plain);
+	kt_envelope_ctx_free(p.old_ctx);
+	kt_envelope_ctx_free(p.new_ctx);
+	kt_db_close(db);
+	kt_keystore_close(p.from);
+	kt_keystore_close(p.to);
+	return rc;
+}

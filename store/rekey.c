@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The verb rekey. One transaction: a new KEK under the destination's CMK, every DEK moved to it, every item opened with
+ * what was written; so a kill at any moment leaves the old state or the new one, never a mixture.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "store/args.h"
+#include "store/cache.h"
+#include "store/logfile.h"
+#include "store/node.h"
+#include "store/pidfile.h"
+#include "store/session.h"
+#include "store/verify.h"
+
+enum { DELAY_MAX_MS = 600 * 1000 };
+
+typedef struct rekey {
+	const kt_store_config *cfg;
+	kt_db *db;
+	kt_keystore *from, *to;
+	kt_buf record; /* the KEK record, the old one and then the new one */
+	kt_envelope_ctx *old_ctx, *new_ctx;
+	kt_kek_info old_kek, new_kek;
+	int64_t epoch; /* before */
+	int64_t items;
+	size_t uncached;
+} rekey;
+
+static kt_code same_key(kt_err *err)
+{
+	return kt_fail(err, KT_E_KEY, "give a new key as the destination; to move a key, no rekey is needed",
+		       "source and destination are the same master key: nothing would be turned");
+}
+
+/* The plain variable that stays exported beside its _SOURCE has to name the same key. */
+static kt_code check_plain(const rekey *r, kt_err *err)
+{
+	if (!kt_keys_set(KT_KEYS_PLAIN))
+		return KT_OK;
+	kt_keystore *plain = NULL;
+	kt_kek kek = KT_KEK_INIT;
+	kt_err why = KT_ERR_INIT;
+	kt_code rc = kt_keys_open(KT_KEYS_PLAIN, &plain, err);
+	if (rc == KT_OK && strcmp(kt_keystore_uri(plain), kt_keystore_uri(r->from)) != 0 &&
+	    kt_kek_open(r->record.data, r->record.len, plain, &kek, &why) != KT_OK)
+		rc = kt_fail(err, KT_E_KEY, "set the plain variable to the same key as its _SOURCE, or unset it",
+			     "%s (KCV %s) and the source %s (KCV %s) are not the same master key",
+			     kt_keystore_uri(plain), kt_keystore_kcv(plain), kt_keystore_uri(r->from),
+			     kt_keystore_kcv(r->from));
+	kt_kek_free(&kek);
+	kt_keystore_close(plain);
+	return rc;
+}
+
+/* Does the destination open the data as it is? Any failure to do so is a no. */
+static bool destination_opens(const rekey *r)
+{
+	kt_kek kek;
+	kt_err why = KT_ERR_INIT;
+	bool opens = kt_kek_open(r->record.data, r->record.len, r->to, &kek, &why) == KT_OK;
+	kt_kek_free(&kek);
+	return opens;
+}
+
+static kt_code open_source(rekey *r, kt_err *err)
+{
+	kt_code rc = kt_session_unlock(&r->record, r->from, &r->old_ctx, err);
+	bool turned = destination_opens(r);
+	if (rc == KT_OK && turned)
+		return same_key(err);
+	if (rc == KT_E_KEY && turned)
+		return kt_fail(
+			err, KT_E_KEY, "nothing is left to do: start the nodes with the destination's key",
+			"the data has been turned already: it opens with the destination %s (KCV %s), not with the "
+			"source %s (KCV %s)",
+			kt_keystore_uri(r->to), kt_keystore_kcv(r->to), kt_keystore_uri(r->from),
+			kt_keystore_kcv(r->from));
+	return rc == KT_OK ? check_plain(r, err) : kt_err_prefix(err, rc, "source");
+}
+
+static kt_code rewrap_one(void *arg, const char *name, uint8_t *head, size_t total, kt_err *err)
+{
+	rekey *r = arg;
+	return kt_envelope_rewrap(r->old_ctx, r->new_ctx, name, head, total, err);
+}
+
+static kt_code replace_kek(rekey *r, kt_err *err)
+{
+	kt_kek kek;
+	if (r->old_kek.generation == UINT32_MAX)
+		return kt_fail(err, KT_E_INPUT, NULL, "the generation of the KEK cannot go up any more");
+	kt_buf_clear(&r->record);
+	KT_TRY(kt_kek_make(r->to, r->old_kek.generation + 1, kt_clock_wall_ms(), &kek, &r->record, err));
+	kt_code rc = kt_envelope_ctx_new(&kek, &r->new_ctx, err);
+	kt_kek_free(&kek);
+	if (rc == KT_OK)
+		rc = kt_db_kek_replace(r->db, r->old_kek.generation + 1, &r->record, err);
+	if (rc == KT_OK)
+		rc = kt_db_set_epoch(r->db, r->epoch + 1, err);
+	return rc;
+}
+
+/* With nothing but what was written and the destination's key. */
+static kt_code check_written(rekey *r, kt_err *err)
+{
+	kt_envelope_ctx *fresh = NULL;
+	kt_verify_report report;
+	int64_t epoch;
+	kt_buf_clear(&r->record);
+	KT_TRY(kt_session_read_kek(r->db, &r->record, &r->new_kek, &epoch, err));
+	KT_TRY(kt_session_unlock(&r->record, r->to, &fresh, err));
+	kt_code rc = kt_verify_items(r->db, fresh, false, &report, err);
+	kt_envelope_ctx_free(fresh);
+	if (rc == KT_OK)
+		rc = kt_verify_judge(&report, err);
+	if (rc == KT_OK && report.items != r->items)
+		rc = kt_fail(err, KT_E_INTERNAL, NULL, "%lld items were moved, %lld are there", (long long)r->items,
+			     (long long)report.items);
+	return rc;
+}
+
+/* KEYTURN_STORE_REKEY_DELAY_MS: a pause before the commit, so that a test can kill the process there. */
+static kt_code pause_for_tests(kt_err *err)
+{
+	const char *text = getenv("KEYTURN_STORE_REKEY_DELAY_MS");
+	if (!text || !text[0])
+		return KT_OK;
+	char *end;
+	errno = 0;
+	long ms = strtol(text, &end, 10);
+	if (errno || *end || ms < 0 || ms > DELAY_MAX_MS)
+		return kt_fail(err, KT_E_USAGE, NULL, "KEYTURN_STORE_REKEY_DELAY_MS must be 0 to %d",
+			       (int)DELAY_MAX_MS);
+	kt_logfile(KT_LOG_INFO, "crypt", "Pausing for %ld ms before the commit", ms);
+	struct timespec left = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+	while (nanosleep(&left, &left) != 0)
+		;
+	return KT_OK;
+}
+
+static kt_code turn(rekey *r, kt_err *err)
+{
+	KT_TRY(kt_node_gate(r->db, r->cfg->live_window_seconds, err));
+	KT_TRY(kt_session_read_kek(r->db, &r->record, &r->old_kek, &r->epoch, err));
+	KT_TRY(open_source(r, err));
+	kt_logfile(KT_LOG_INFO, "crypt", "Starting rekey from master key KCV %s to %s", kt_keystore_kcv(r->from),
+		   kt_keystore_kcv(r->to));
+	KT_TRY(replace_kek(r, err));
+	KT_TRY(kt_db_item_edit_heads(r->db, KT_ENVELOPE_HEAD_LEN, KT_ENVELOPE_FIXED_LEN, rewrap_one, r, &r->items,
+				     err));
+	KT_TRY(check_written(r, err));
+	return pause_for_tests(err);
+}
+
+/* A commit that reports a failure has mostly not happened, but it is the data that tells. */
+static kt_code commit(rekey *r, kt_err *err)
+{
+	kt_err why = KT_ERR_INIT;
+	int64_t now;
+	if (kt_db_commit(r->db, &why) == KT_OK)
+		return KT_OK;
+	kt_db_rollback(r->db);
+	if (kt_db_epoch(r->db, &now, NULL) != KT_OK)
+		return kt_fail(err, KT_E_UNKNOWN, "run `probe`: it tells which key opens the data", "%s", why.msg);
+	if (now == r->epoch + 1)
+		return KT_OK;
+	return kt_fail(err, why.code, why.remedy, "%s; nothing was changed", why.msg);
+}
+
+/* From here on the data is turned: what fails is reported, but it is not a failure of the rekey. */
+static void after_commit(rekey *r)
+{
+	kt_err err = KT_ERR_INIT;
+	if (kt_cache_clear(r->cfg->cache, &r->uncached, &err) != KT_OK) {
+		kt_logfile(KT_LOG_WARN, "cache", "%s", err.msg);
+		(void)fprintf(stderr, "warning: %s\n  what to do: %s\n", err.msg, err.remedy);
+	}
+	kt_logfile(KT_LOG_INFO, "crypt",
+		   "Rekey complete: %lld items, master key KCV %s to %s, KEK %s (KCV %s) to %s (KCV %s), generation %u",
+		   (long long)r->items, kt_keystore_kcv(r->from), kt_keystore_kcv(r->to), r->old_kek.id, r->old_kek.kcv,
+		   r->new_kek.id, r->new_kek.kcv, r->new_kek.generation);
+	kt_logfile(KT_LOG_INFO, "cache", "The cache is invalid: %zu files removed", r->uncached);
+}
+
+static kt_code run(rekey *r, kt_err *err)
+{
+	KT_TRY(kt_db_open(r->cfg->database, KT_DB_WRITE, KT_SESSION_BUSY_MS, &r->db, err));
+	bool yes;
+	KT_TRY(kt_db_initialized(r->db, &yes, err));
+	if (!yes)
+		return kt_fail(err, KT_E_INPUT, "check the path of the database in store.json",
+			       "%s: the database is not initialised: there is nothing to rekey", r->cfg->database);
+	KT_TRY(kt_node_gate(r->db, r->cfg->live_window_seconds, err));
+	KT_TRY(kt_node_watch_stale(r->db, r->cfg->live_window_seconds, err));
+	KT_TRY(kt_keys_open(KT_KEYS_SOURCE, &r->from, err));
+	KT_TRY(kt_keys_open(KT_KEYS_DESTINATION, &r->to, err));
+	KT_TRY(kt_db_begin(r->db, true, err));
+	KT_TRY(turn(r, err));
+	KT_TRY(commit(r, err));
+	after_commit(r);
+	return KT_OK;
+}
+
+static kt_code add_side(cJSON *o, const char *name, const kt_kek_info *kek, const kt_keystore *cmk, kt_err *err)
+{
+	cJSON *k = cJSON_CreateObject();
+	KT_TRY(kt_json_add(o, name, k, err));
+	KT_TRY(kt_json_add_str(k, "kek", kek->id, err));
+	KT_TRY(kt_json_add_int(k, "generation", kek->generation, err));
+	KT_TRY(kt_json_add_str(k, "kek_kcv", kek->kcv, err));
+	KT_TRY(kt_json_add_str(k, "cmk", kt_keystore_uri(cmk), err));
+	return kt_json_add_str(k, "cmk_kcv", kek->cmk_kcv, err);
+}
+
+static kt_code fill_json(cJSON *o, const rekey *r, double seconds, kt_err *err)
+{
+	if (!o)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	KT_TRY(kt_json_add_int(o, "items", r->items, err));
+	KT_TRY(kt_json_add_int(o, "epoch", r->epoch + 1, err));
+	KT_TRY(add_side(o, "old", &r->old_kek, r->from, err));
+	KT_TRY(add_side(o, "new", &r->new_kek, r->to, err));
+	KT_TRY(kt_json_add_int(o, "cache_files_removed", (int64_t)r->uncached, err));
+	return kt_json_add(o, "seconds", cJSON_CreateNumber(seconds), err);
+}
+
+static kt_code print(const kt_store_args *args, const rekey *r, double seconds, kt_err *err)
+{
+	if (!args->json)
+		return kt_store_print(
+			err,
+			"rekeyed %lld items in %.2f s, and every one of them opens with the new key\n"
+			"master key: %s (KCV %s) -> %s (KCV %s)\n"
+			"KEK: %s (KCV %s) -> %s (KCV %s), generation %u\n"
+			"the on-disk cache is invalid (%zu files removed): expect more load after the start\n",
+			(long long)r->items, seconds, kt_keystore_uri(r->from), kt_keystore_kcv(r->from),
+			kt_keystore_uri(r->to), kt_keystore_kcv(r->to), r->old_kek.id, r->old_kek.kcv, r->new_kek.id,
+			r->new_kek.kcv, r->new_kek.generation, r->uncached);
+	cJSON *o = cJSON_CreateObject();
+	kt_code rc = fill_json(o, r, seconds, err);
+	if (rc == KT_OK)
+		return kt_store_print_json(o, err);
+	cJSON_Delete(o);
+	return rc;
+}
+
+/* The node of this installation counts as live while its process lives, whatever its row says. */
+static kt_code check_local(const kt_store_config *cfg, kt_err *err)
+{
+	pid_t pid = 0;
+	if (cfg->pid)
+		KT_TRY(kt_pidfile_owner(cfg->pid, &pid, err));
+	if (pid == 0)
+		return KT_OK;
+	char remedy[128];
+	(void)snprintf(remedy, sizeof remedy, "stop this node first, it is running with pid %d", (int)pid);
+	return kt_fail(err, KT_E_REFUSED, remedy, "%s", KT_NODE_LIVE);
+}
+
+kt_code kt_verb_rekey(const kt_store_args *args, const kt_store_config *cfg, int *exit_code, kt_err *err)
+{
+	rekey r = {.cfg = cfg};
+	(void)exit_code;
+	int64_t start = kt_clock_mono_ms();
+	KT_TRY(kt_logfile_open(cfg->log, err));
+	kt_code rc = check_local(cfg, err);
+	if (rc == KT_OK)
+		rc = run(&r, err);
+	if (rc == KT_OK)
+		rc = print(args, &r, (double)(kt_clock_mono_ms() - start) / 1000.0, err);
+	else
+		kt_logfile(KT_LOG_ERROR, "crypt", "Rekey %s: %s",
+			   rc == KT_E_UNKNOWN ? "ended with an unknown outcome"
+					      : "refused or failed, nothing was changed",
+			   err->msg);
+	kt_envelope_ctx_free(r.new_ctx);
+	kt_envelope_ctx_free(r.old_ctx);
+	kt_db_close(r.db);
+	kt_buf_free(&r.record);
+	kt_keystore_close(r.to);
+	kt_keystore_close(r.from);
+	kt_logfile_close();
+	return rc;
+}

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "store/session.h"
+
+kt_code kt_session_read_kek(kt_db *db, kt_buf *record, kt_kek_info *info, int64_t *epoch, kt_err *err)
+{
+	bool yes;
+	KT_TRY(kt_db_initialized(db, &yes, err));
+	if (!yes)
+		return kt_fail(err, KT_E_INPUT, "the first `start` of a node initialises it",
+			       "%s: the database is not initialised yet", kt_db_path(db));
+	KT_TRY(kt_db_epoch(db, epoch, err));
+	KT_TRY(kt_db_kek_get(db, record, err));
+	kt_code rc = kt_kek_inspect(record->data, record->len, info, err);
+	return rc == KT_OK ? rc : kt_err_prefix(err, rc, "%s", kt_db_path(db));
+}
+
+kt_code kt_session_unlock(const kt_buf *record, kt_keystore *cmk, kt_envelope_ctx **out, kt_err *err)
+{
+	kt_kek kek;
+	*out = NULL;
+	KT_TRY(kt_kek_open(record->data, record->len, cmk, &kek, err));
+	kt_code rc = kt_envelope_ctx_new(&kek, out, err);
+	kt_kek_free(&kek);
+	return rc;
+}
+
+static kt_code read_and_unlock(kt_session *s, kt_keystore *cmk, kt_err *err)
+{
+	kt_buf record = KT_BUF_INIT;
+	kt_code rc = kt_db_begin(s->db, false, err);
+	if (rc == KT_OK)
+		rc = kt_session_read_kek(s->db, &record, &s->kek, &s->epoch, err);
+	kt_db_rollback(s->db);
+	if (rc == KT_OK)
+		rc = kt_session_unlock(&record, cmk, &s->ctx, err);
+	kt_buf_free(&record);
+	return rc;
+}
+
+kt_code kt_session_open(kt_session *s, const kt_store_config *cfg, kt_db_mode mode, kt_err *err)
+{
+	kt_keystore *cmk = NULL;
+	*s = (kt_session){.cfg = cfg};
+	kt_code rc = kt_keys_open(KT_KEYS_PLAIN, &cmk, err);
+	if (rc == KT_OK)
+		rc = kt_db_open(cfg->database, mode, KT_SESSION_BUSY_MS, &s->db, err);
+	if (rc == KT_OK)
+		rc = read_and_unlock(s, cmk, err);
+	kt_keystore_close(cmk);
+	return rc;
+}
+
+void kt_session_close(kt_session *s)
+{
+	kt_envelope_ctx_free(s->ctx);
+	kt_db_close(s->db);
+	*s = (kt_session){0};
+}
+
+kt_code kt_session_check_epoch(kt_session *s, kt_err *err)
+{
+	int64_t now;
+	KT_TRY(kt_db_epoch(s->db, &now, err));
+	if (now == s->epoch)
+		return KT_OK;
+	return kt_fail(err, KT_E_KEY, "start it again with the new key",
+		       "the store was rekeyed in the meantime (epoch %lld, this process knows %lld)", (long long)now,
+		       (long long)s->epoch);
+}

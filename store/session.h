@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* An open store: its database, and its KEK as the CMK opened it. What reads and writes items works on one. */
+#ifndef KT_STORE_SESSION_H
+#define KT_STORE_SESSION_H
+
+#include "envelope/envelope.h"
+#include "store/config.h"
+#include "store/db.h"
+#include "store/keys.h"
+
+typedef struct kt_session {
+	const kt_store_config *cfg; /* the caller's, for as long as the session */
+	kt_db *db;
+	kt_envelope_ctx *ctx;
+	kt_kek_info kek; /* of the database, when it was opened */
+	int64_t epoch;
+} kt_session;
+
+/*
+ * Open the configured database with the plain variables' key. KT_E_KEY: no key, or not the one that opens the data.
+ * KT_E_INPUT: not initialised yet, or not a store. The caller ends it with kt_session_close, also after a failure.
+ */
+KT_MUST_CHECK kt_code kt_session_open(kt_session *s, const kt_store_config *cfg, kt_db_mode mode, kt_err *err);
+void kt_session_close(kt_session *s);
+
+/* The KEK record of a database: what it says, and the epoch. KT_E_INPUT when the database is not initialised. In the
+ * caller's transaction if there is one. */
+KT_MUST_CHECK kt_code kt_session_read_kek(kt_db *db, kt_buf *record, kt_kek_info *info, int64_t *epoch, kt_err *err);
+/* A context for the KEK of a record, opened by `cmk`. */
+KT_MUST_CHECK kt_code kt_session_unlock(const kt_buf *record, kt_keystore *cmk, kt_envelope_ctx **out, kt_err *err);
+/* KT_E_KEY when the database was rekeyed since this session was opened. */
+KT_MUST_CHECK kt_code kt_session_check_epoch(kt_session *s, kt_err *err);
+
+/* How long a verb waits for another process's transaction. */
+enum { KT_SESSION_BUSY_MS = 10 * 1000 };
+
+#endif
