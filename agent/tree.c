@@ -156,6 +156,37 @@ kt_code kt_tree_walk(const char *root, kt_tree_fn fn, void *arg, kt_err *err)
 	return rc;
 }
 
+static kt_code visit_in(int fd, const char *path, const char *base, kt_tree_fn fn, void *arg, kt_err *err)
+{
+	struct stat in;
+	struct stat st;
+	if (fstat(fd, &in) != 0 || fstatat(fd, base, &st, AT_SYMLINK_NOFOLLOW) != 0)
+		return kt_fail_errno(err, errno, NULL, "%s", path);
+	kt_tree_item item = {.path = path, .name = "", .base = base, .folder_fd = fd, .in = &in, .st = &st};
+	bool skip = false;
+	return fn(arg, &item, &skip, err);
+}
+
+kt_code kt_tree_visit(const char *path, kt_tree_fn fn, void *arg, kt_err *err)
+{
+	const char *slash = strrchr(path, '/');
+	if (!slash || !slash[1])
+		return kt_fail(err, KT_E_INPUT, NULL, "%.200s: not the path of a file", path);
+	char *folder = strndup(path, (size_t)(slash - path) + 1);
+	if (!folder)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	kt_code rc;
+	if (fd < 0)
+		rc = kt_fail_errno(err, errno, NULL, "the folder %s cannot be opened", folder);
+	else
+		rc = visit_in(fd, path, slash + 1, fn, arg, err);
+	if (fd >= 0)
+		(void)close(fd);
+	free(folder);
+	return rc;
+}
+
 static kt_code remove_content(int fd, const char *path, unsigned depth, kt_err *err);
 
 static kt_code remove_entry(int fd, const char *path, const char *base, unsigned depth, kt_err *err)

@@ -27,6 +27,9 @@ enum { KT_TREE_DEPTH = 128 };
  * content, names in byte order. KT_E_IO; KT_E_INPUT when deeper than KT_TREE_DEPTH; a failure of `fn` passes through.
  */
 KT_MUST_CHECK kt_code kt_tree_walk(const char *root, kt_tree_fn fn, void *arg, kt_err *err);
+/* The same for one path, which may be anything: as if it were the root of a walk, but with base and folder_fd of the
+ * folder that holds it, and never entered. A symbolic link is visited itself. */
+KT_MUST_CHECK kt_code kt_tree_visit(const char *path, kt_tree_fn fn, void *arg, kt_err *err);
 /* Remove a folder and all below it; fine when it is not there. Links are removed, never followed. KT_E_IO. */
 KT_MUST_CHECK kt_code kt_tree_remove(const char *path, kt_err *err);
 
