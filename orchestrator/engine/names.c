@@ -55,7 +55,7 @@ static kt_code find(const char *name, const char *const *names, unsigned n, cons
 
 kt_code kt_event_kind_parse(const char *name, kt_event_kind *out, kt_err *err)
 {
-	unsigned i;
+	unsigned i = 0;
 	KT_TRY(find(name, kinds, KT_EVENT_KINDS, "kind of event", &i, err));
 	*out = (kt_event_kind)i;
 	return KT_OK;
@@ -63,7 +63,7 @@ kt_code kt_event_kind_parse(const char *name, kt_event_kind *out, kt_err *err)
 
 kt_code kt_run_state_parse(const char *name, kt_run_state *out, kt_err *err)
 {
-	unsigned i;
+	unsigned i = 0;
 	KT_TRY(find(name, states, KT_RUN_STATES, "state of a run", &i, err));
 	*out = (kt_run_state)i;
 	return KT_OK;
