@@ -23,6 +23,7 @@ typedef struct kt_node {
 	char *agent_path;  /* folder of the agent's program on the node, absolute */
 	char *agent_state; /* the agent's state folder on the node, absolute */
 	size_t entry;      /* index into "nodes" of the file, for messages: $.nodes[entry] */
+	const cJSON *spec; /* that entry, borrowed from doc */
 } kt_node;
 
 /*
@@ -70,8 +71,9 @@ const kt_node *kt_cluster_node(const kt_cluster *c, const char *name);
  * of the node's "groups") that has it, else the cluster's, else NULL. `node` may be NULL: the cluster's alone. */
 const cJSON *kt_cluster_var(const kt_cluster *c, const kt_node *node, const char *name);
 
-/* Call `visit` for every variable set anywhere, with its JSON path; stops at the first failure. */
-typedef kt_code (*kt_cluster_visit)(void *cookie, const char *name, const char *path, kt_err *err);
+/* Call `visit` for every variable set anywhere (its value, of which the name is value->string) with its JSON path;
+ * stops at the first failure. */
+typedef kt_code (*kt_cluster_visit)(void *cookie, const cJSON *value, const char *path, kt_err *err);
 KT_MUST_CHECK kt_code kt_cluster_each_var(const kt_cluster *c, kt_cluster_visit visit, void *cookie, kt_err *err);
 
 #endif

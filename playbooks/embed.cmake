@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+# cmake -DOUT=embedded.c "-DFILES=a.json;b.json" -P embed.cmake: the files as arrays of bytes in one C source.
+set(text "/* Made by playbooks/embed.cmake. */\n#include \"playbooks/embedded.h\"\n\n")
+set(table "")
+set(i 0)
+foreach(file IN LISTS FILES)
+  cmake_path(GET file FILENAME name)
+  file(READ "${file}" hex HEX)
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${hex}")
+  string(APPEND text "static const unsigned char file_${i}[] = {${bytes}};\n")
+  string(APPEND table "\t{\"${name}\", file_${i}, sizeof file_${i}},\n")
+  math(EXPR i "${i} + 1")
+endforeach()
+string(APPEND text "\nconst kt_embedded kt_embedded_files[] = {\n${table}\t{NULL, NULL, 0},\n};\n")
+file(WRITE "${OUT}" "${text}")
