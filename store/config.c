@@ -84,13 +84,32 @@ static char *beside_program(const char *program)
 	return out;
 }
 
+/* The path with its folder resolved, so that it reads the same however the program was called. Takes over *path. */
+static kt_code canonical(char **path, kt_err *err)
+{
+	char *slash = strrchr(*path, '/');
+	char *folder = folder_of(*path);
+	char *resolved = folder ? realpath(folder, NULL) : NULL;
+	char *out = NULL;
+	if (resolved && slash && asprintf(&out, "%s%s", strcmp(resolved, "/") == 0 ? "" : resolved, slash) < 0)
+		out = NULL;
+	kt_code rc = out ? KT_OK : kt_fail_errno(err, errno, NULL, "the configuration %s", *path);
+	free(resolved);
+	free(folder);
+	free(*path);
+	*path = out;
+	return rc;
+}
+
 /* The configuration's path; *out stays NULL when there is none and `optional`. */
 static kt_code find(const kt_store_where *where, bool optional, char **out, kt_err *err)
 {
 	*out = NULL;
 	const char *named = where->config ? where->config : getenv("KEYTURN_STORE_CONFIG");
-	if (named && named[0])
-		return kt_store_absolute(NULL, named, out, err);
+	if (named && named[0]) {
+		KT_TRY(kt_store_absolute(NULL, named, out, err));
+		return canonical(out, err);
+	}
 	char *beside = beside_program(where->program);
 	const char *found = beside && access(beside, F_OK) == 0 ? beside
 			    : access("store.json", F_OK) == 0   ? "store.json"
@@ -103,7 +122,7 @@ static kt_code find(const kt_store_where *where, bool optional, char **out, kt_e
 			     "there is no configuration: looked for %s and for store.json in the working folder",
 			     beside ? beside : "store.json beside the program");
 	free(beside);
-	return rc;
+	return rc == KT_OK && *out ? canonical(out, err) : rc;
 }
 
 static kt_code check_members(const kt_json_doc *doc, kt_err *err)

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "envelope/kek.h"
+
+static kt_keystore *one, *two;
+
+static int set_up(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	if (kt_secret_setup(&err) != KT_OK)
+		return -1;
+	(void)setenv("KEK_TEST_ONE", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", 1);
+	(void)setenv("KEK_TEST_TWO", "IAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", 1);
+	return kt_keystore_open("env:KEK_TEST_ONE", &one, &err) != KT_OK ||
+	       kt_keystore_open("env:KEK_TEST_TWO", &two, &err) != KT_OK;
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	kt_keystore_close(one);
+	kt_keystore_close(two);
+	return 0;
+}
+
+static void round_trip(void **state)
+{
+	(void)state;
+	kt_kek made, opened;
+	kt_kek_info info;
+	char kcv[KT_KCV_TEXT];
+	kt_buf record = KT_BUF_INIT;
+	assert_int_equal(kt_kek_make(one, 7, 1795469798642, &made, &record, NULL), KT_OK);
+	assert_null(memmem(record.data, record.len, made.key.data, made.key.len));
+	assert_int_equal(kt_kek_inspect(record.data, record.len, &info, NULL), KT_OK);
+	assert_int_equal(info.generation, 7);
+	assert_int_equal(info.created_ms, 1795469798642);
+	assert_int_equal(kt_kcv_of(&made.key, kcv, NULL), KT_OK);
+	assert_string_equal(info.kcv, kcv);
+	assert_string_equal(info.cmk_kcv, kt_keystore_kcv(one));
+	assert_int_equal(kt_kek_open(record.data, record.len, one, &opened, NULL), KT_OK);
+	assert_true(kt_secret_equal(&made.key, &opened.key));
+	assert_memory_equal(made.id, opened.id, KT_KEK_ID_LEN);
+	assert_int_equal(opened.generation, 7);
+	kt_kek_free(&made);
+	kt_kek_free(&opened);
+	kt_buf_free(&record);
+}
+
+static void another_cmk(void **state)
+{
+	(void)state;
+	kt_kek kek;
+	kt_err err = KT_ERR_INIT;
+	kt_buf record = KT_BUF_INIT;
+	assert_int_equal(kt_kek_make(one, 1, 0, &kek, &record, NULL), KT_OK);
+	kt_kek_free(&kek);
+	assert_int_equal(kt_kek_open(record.data, record.len, two, &kek, &err), KT_E_KEY);
+	assert_int_equal(kek.key.len, 0);
+	assert_non_null(strstr(err.msg, kt_keystore_kcv(one)));
+	assert_non_null(strstr(err.msg, kt_keystore_kcv(two)));
+	assert_non_null(strstr(err.msg, "env:KEK_TEST_TWO"));
+	kt_buf_free(&record);
+}
+
+static void altered_everywhere(void **state)
+{
+	(void)state;
+	kt_kek kek;
+	kt_buf record = KT_BUF_INIT;
+	assert_int_equal(kt_kek_make(one, 1, 5, &kek, &record, NULL), KT_OK);
+	kt_kek_free(&kek);
+	for (size_t i = 0; i < record.len; i++) {
+		record.data[i] ^= 1;
+		assert_int_not_equal(kt_kek_open(record.data, record.len, one, &kek, NULL), KT_OK);
+		assert_int_equal(kek.key.len, 0);
+		record.data[i] ^= 1;
+	}
+	for (size_t n = 0; n < record.len; n++) {
+		uint8_t *copy = malloc(n + 1);
+		assert_non_null(copy);
+		memcpy(copy, record.data, n);
+		assert_int_equal(kt_kek_open(copy, n, one, &kek, NULL), KT_E_INPUT);
+		free(copy);
+	}
+	assert_int_equal(kt_buf_append(&record, "", 1, NULL), KT_OK);
+	assert_int_equal(kt_kek_open(record.data, record.len, one, &kek, NULL), KT_E_INPUT);
+	assert_int_equal(kt_kek_open(record.data, record.len - 1, one, &kek, NULL), KT_OK);
+	kt_kek_free(&kek);
+	kt_buf_free(&record);
+}
+
+static void malformed_fields_are_named(void **state)
+{
+	(void)state;
+	static const struct {
+		size_t at;
+		uint8_t value;
+		const char *says;
+	} c[] = {{0, 'X', "offset 0"},  {4, 3, "version 3"},  {5, 1, "offset 5"},
+		 {6, 0xff, "offset 6"}, {27, 0, "offset 24"}, {28, 0x80, "offset 28"},
+		 {36, 1, "offset 36"},  {47, 1, "offset 47"}, {48, 'x', "offset 48"}};
+	kt_kek kek;
+	kt_kek_info info;
+	kt_buf record = KT_BUF_INIT;
+	assert_int_equal(kt_kek_make(one, 1, 5, &kek, &record, NULL), KT_OK);
+	kt_kek_free(&kek);
+	for (size_t i = 0; i < sizeof c / sizeof c[0]; i++) {
+		kt_err err = KT_ERR_INIT;
+		uint8_t kept = record.data[c[i].at];
+		record.data[c[i].at] = c[i].value;
+		assert_int_equal(kt_kek_inspect(record.data, record.len, &info, &err), KT_E_INPUT);
+		assert_non_null(strstr(err.msg, c[i].says));
+		record.data[c[i].at] = kept;
+	}
+	kt_buf_free(&record);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(round_trip),
+		cmocka_unit_test(another_cmk),
+		cmocka_unit_test(altered_everywhere),
+		cmocka_unit_test(malformed_fields_are_named),
+	};
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}
