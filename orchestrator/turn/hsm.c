@@ -62,6 +62,14 @@ static kt_code find_escrow_key(kt_hsm *hsm, kt_token_key *out, kt_err *err)
 	return rc;
 }
 
+kt_code kt_hsm_find_escrow_key(kt_hsm *hsm, char *kcv, kt_err *err)
+{
+	kt_token_key key;
+	KT_TRY(find_escrow_key(hsm, &key, err));
+	memcpy(kcv, key.kcv, KT_KCV_TEXT);
+	return KT_OK;
+}
+
 kt_code kt_hsm_make_escrow_key(kt_hsm *hsm, bool *made, char *kcv, kt_err *err)
 {
 	const kt_token_key_name name = {.label = hsm->opt.escrow_label};

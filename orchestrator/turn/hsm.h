@@ -24,6 +24,8 @@ typedef struct kt_hsm_options {
 KT_MUST_CHECK kt_code kt_hsm_open(const kt_hsm_options *options, kt_hsm **out, kt_err *err);
 void kt_hsm_close(kt_hsm *hsm);
 
+/* Is the escrow wrapping key there, and is it fit? kcv: KT_KCV_TEXT bytes. */
+KT_MUST_CHECK kt_code kt_hsm_find_escrow_key(kt_hsm *hsm, char *kcv, kt_err *err);
 /* Make the escrow wrapping key when there is none under that label; *made tells. kcv: KT_KCV_TEXT bytes. */
 KT_MUST_CHECK kt_code kt_hsm_make_escrow_key(kt_hsm *hsm, bool *made, char *kcv, kt_err *err);
 

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "orchestrator/cli/context.h"
+
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+enum { PATH_LEN = 4096, LOCATE_LIMIT_MS = 30000 };
+
+kt_code kt_ctx_load(kt_ctx *c, kt_cli *cli, kt_err *err)
+{
+	*c = (kt_ctx){.cli = cli};
+	const char *path = kt_cli_get(cli, "cluster");
+	if (!path)
+		path = getenv("KEYTURN_CLUSTER");
+	if (!path || !*path)
+		path = "cluster.json";
+	kt_code rc = kt_cluster_load(path, &c->cluster, err);
+	if (rc == KT_E_IO && err)
+		return kt_fail(err, rc, "give it with --cluster FILE, or make one with `keyturn init`", "%s", err->msg);
+	KT_TRY(rc);
+	return kt_playbook_load(c->cluster.playbook, &c->playbook, err);
+}
+
+kt_code kt_ctx_open_journal(kt_ctx *c, kt_journal_mode mode, kt_err *err)
+{
+	return kt_journal_open(c->cluster.state, mode, &c->journal, err);
+}
+
+static void on_trace(void *cookie, const char *node, const char *line)
+{
+	(void)cookie;
+	kt_log(KT_LOG_DEBUG, "%s: %s", node, line);
+}
+
+static void on_lost(void *cookie, size_t node, const kt_err *err)
+{
+	(void)cookie;
+	(void)node;
+	kt_log(KT_LOG_WARN, "%s", err->msg);
+}
+
+kt_code kt_ctx_open_nodes(kt_ctx *c, kt_err *err)
+{
+	if (!c->loop_open && uv_loop_init(&c->loop) != 0)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "the event loop cannot be made");
+	c->loop_open = true;
+	const kt_nodes_options o = {.on_trace = kt_log_get_level() >= KT_LOG_DEBUG ? on_trace : NULL,
+				    .on_lost = on_lost};
+	return kt_nodes_open(&c->loop, &c->cluster, &o, &c->nodes, err);
+}
+
+kt_code kt_ctx_open_hsm(kt_ctx *c, kt_err *err)
+{
+	const kt_hsm_options o = {.uri = c->cluster.hsm.uri,
+				  .escrow_label = c->cluster.hsm.escrow_key,
+				  .state = c->cluster.state,
+				  .cluster = c->cluster.name};
+	return kt_hsm_open(&o, &c->hsm, err);
+}
+
+/* YYYYMMDDTHHMMSSZ-xxxxxx */
+static kt_code new_run_id(char out[KT_RUN_MAX + 1], kt_err *err)
+{
+	uint8_t r[3];
+	struct tm tm;
+	time_t now = (time_t)(kt_clock_wall_ms() / 1000);
+	if (RAND_bytes(r, sizeof r) != 1 || !gmtime_r(&now, &tm))
+		return kt_fail(err, KT_E_INTERNAL, NULL, "a run id cannot be made");
+	size_t n = strftime(out, KT_RUN_MAX, "%Y%m%dT%H%M%SZ", &tm);
+	(void)snprintf(out + n, KT_RUN_MAX - n, "-%02x%02x%02x", r[0], r[1], r[2]);
+	return KT_OK;
+}
+
+/* --- where the old key is ----------------------------------------------------------------------------------------- */
+
+static kt_plan_input plan_input(const kt_ctx *c)
+{
+	return (kt_plan_input){.cluster = &c->cluster, .playbook = &c->playbook, .run = c->run, .located = c->located};
+}
+
+static kt_code locate_args(void *cookie, size_t node, cJSON **out, kt_err *err)
+{
+	const kt_plan_input in = plan_input(cookie);
+	return kt_plan_locate_args(&in, node, out, err);
+}
+
+static kt_code keep_answer(kt_ctx *c, size_t i, const kt_answer *a, kt_err *err)
+{
+	const char *uri;
+	const char *kcv;
+	if (a->status != KT_STATUS_OK) {
+		if (err)
+			*err = a->error;
+		return kt_err_prefix(err, a->error.code, "%s", c->cluster.nodes[i].name);
+	}
+	if (!a->result)
+		return kt_fail(err, KT_E_INPUT, NULL, "%s gave no answer", c->cluster.nodes[i].name);
+	KT_TRY(kt_json_str(a->result, "uri", &uri, err));
+	KT_TRY(kt_json_str(a->result, "kcv", &kcv, err));
+	c->located[i] = (kt_located){.uri = strdup(uri), .kcv = strdup(kcv)};
+	return c->located[i].uri && c->located[i].kcv ? KT_OK : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+}
+
+static kt_code locate(kt_ctx *c, kt_err *err)
+{
+	kt_answer *answer;
+	const kt_survey q = {.verb = "key.locate", .args = locate_args, .cookie = c, .timeout_ms = LOCATE_LIMIT_MS};
+	size_t n = c->cluster.nodes_count;
+	KT_TRY(kt_nodes_survey(c->nodes, &q, &answer, err));
+	kt_code rc = KT_OK;
+	c->located = calloc(n, sizeof *c->located);
+	if (!c->located)
+		rc = kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	for (size_t i = 0; rc == KT_OK && i < n; i++)
+		rc = keep_answer(c, i, &answer[i], err);
+	kt_answers_free(answer, n);
+	return rc;
+}
+
+kt_code kt_ctx_make_plan(kt_ctx *c, bool always, kt_err *err)
+{
+	KT_TRY(new_run_id(c->run, err));
+	if (always || !c->cluster.key_from) {
+		if (!c->nodes)
+			KT_TRY(kt_ctx_open_nodes(c, err));
+		KT_TRY(locate(c, err));
+	}
+	const kt_plan_input in = plan_input(c);
+	return kt_plan_make(&in, &c->plan, c->digest, err);
+}
+
+kt_code kt_ctx_epoch(const kt_ctx *c, int64_t *epoch, kt_err *err)
+{
+	kt_journal *j = c->journal;
+	kt_run_info *runs = NULL;
+	size_t n = 0;
+	*epoch = 0;
+	if (!j) {
+		char path[PATH_LEN];
+		struct stat st;
+		(void)snprintf(path, sizeof path, "%s/journal.db", c->cluster.state);
+		if (stat(path, &st) != 0)
+			return KT_OK;
+		KT_TRY(kt_journal_open(c->cluster.state, KT_JOURNAL_READ, &j, err));
+	}
+	kt_code rc = kt_journal_runs(j, &runs, &n, err);
+	for (size_t i = 0; rc == KT_OK && i < n; i++)
+		if (runs[i].epoch > *epoch)
+			*epoch = runs[i].epoch;
+	free(runs);
+	if (j != c->journal)
+		kt_journal_close(j);
+	return rc;
+}
+
+void kt_ctx_close(kt_ctx *c)
+{
+	kt_nodes_close(c->nodes);
+	kt_hsm_close(c->hsm);
+	kt_journal_close(c->journal);
+	if (c->loop_open) {
+		while (uv_run(&c->loop, UV_RUN_NOWAIT))
+			;
+		(void)uv_loop_close(&c->loop);
+	}
+	for (size_t i = 0; c->located && i < c->cluster.nodes_count; i++) {
+		free((void *)c->located[i].uri);
+		free((void *)c->located[i].kcv);
+	}
+	free(c->located);
+	cJSON_Delete(c->plan);
+	kt_playbook_free(&c->playbook);
+	kt_cluster_free(&c->cluster);
+	*c = (kt_ctx){0};
+}

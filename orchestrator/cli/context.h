@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the verbs work with: opened one by one as a verb needs it, closed together in the reverse order. */
+#ifndef KT_CLI_CONTEXT_H
+#define KT_CLI_CONTEXT_H
+
+#include "orchestrator/cli/cli.h"
+#include "orchestrator/plan/plan.h"
+#include "orchestrator/turn/turn.h"
+
+typedef struct kt_ctx {
+	kt_cli *cli;
+	kt_cluster cluster;
+	kt_playbook playbook;
+	uv_loop_t loop;
+	bool loop_open;
+	kt_journal *journal;
+	kt_hsm *hsm;
+	kt_nodes *nodes;
+	char run[KT_RUN_MAX + 1];
+	cJSON *plan;
+	char digest[KT_SHA256_HEX];
+	kt_located *located; /* one a node; uri and kcv owned */
+} kt_ctx;
+
+/* cluster.json and the playbook. */
+KT_MUST_CHECK kt_code kt_ctx_load(kt_ctx *c, kt_cli *cli, kt_err *err);
+KT_MUST_CHECK kt_code kt_ctx_open_journal(kt_ctx *c, kt_journal_mode mode, kt_err *err);
+KT_MUST_CHECK kt_code kt_ctx_open_nodes(kt_ctx *c, kt_err *err);
+KT_MUST_CHECK kt_code kt_ctx_open_hsm(kt_ctx *c, kt_err *err);
+/* A new run id, the nodes asked where their old key is (unless cluster.json says it, and `always` is false), and the
+ * plan. */
+KT_MUST_CHECK kt_code kt_ctx_make_plan(kt_ctx *c, bool always, kt_err *err);
+/* The highest epoch of any run; 0 when there is no journal yet. */
+KT_MUST_CHECK kt_code kt_ctx_epoch(const kt_ctx *c, int64_t *epoch, kt_err *err);
+void kt_ctx_close(kt_ctx *c);
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <signal.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/secret.h"
+#include "orchestrator/cli/cli.h"
+
+/* What went wrong and what to do next: for people on stderr, for programs as JSON on stdout too. */
+static void tell(const kt_cli *cli, const kt_err *err)
+{
+	if (cli->json) {
+		cJSON *error = cJSON_CreateObject();
+		cJSON *o = cJSON_CreateObject();
+		if (error && o && cJSON_AddStringToObject(error, "class", kt_code_name(err->code)) &&
+		    cJSON_AddStringToObject(error, "message", err->msg) &&
+		    cJSON_AddStringToObject(error, "remedy", err->remedy) && cJSON_AddItemToObject(o, "error", error))
+			KT_IGNORE(kt_cli_print_json(cli, o, NULL));
+	}
+	(void)fprintf(stderr, "keyturn: %s\n", err->msg[0] ? err->msg : kt_code_name(err->code));
+	if (err->remedy[0])
+		(void)fprintf(stderr, "  → %s\n", err->remedy);
+}
+
+int main(int argc, char **argv)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_cli cli = {.out = stdout};
+	(void)signal(SIGPIPE, SIG_IGN);
+	(void)signal(SIGHUP, SIG_IGN); /* a closed terminal must not leave a cluster half way */
+	kt_code rc = kt_secret_setup(&err);
+	if (rc == KT_OK)
+		rc = kt_cli_parse(argc, argv, &cli, &err);
+	if (rc == KT_OK && kt_cli_has(&cli, "help")) {
+		kt_cli_help(cli.verb, cli.out);
+	} else if (rc == KT_OK) {
+		kt_log_level level = kt_cli_has(&cli, "trace")     ? KT_LOG_TRACE
+				     : kt_cli_has(&cli, "verbose") ? KT_LOG_DEBUG
+								   : KT_LOG_WARN;
+		kt_log_setup(level, STDERR_FILENO);
+		rc = cli.verb->run(&cli, &err);
+	}
+	if (rc != KT_OK) {
+		err.code = rc;
+		tell(&cli, &err);
+	}
+	kt_log_forget_all();
+	return (int)rc;
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stddef.h>
+
+#include "orchestrator/cli/cli.h"
+
+static const kt_cli_option none[] = {{NULL, 0, NULL, NULL}};
+
+static const kt_cli_option init_options[] = {
+	{"output", 'o', "FILE", "where to write it; default cluster.json"},
+	{"force", 0, NULL, "replace a file that is there"},
+	{NULL, 0, NULL, NULL},
+};
+
+static const kt_cli_option enroll_options[] = {
+	{"accept-host-keys", 0, NULL, "pin the host keys that the nodes show now, without asking"},
+	{"create-escrow-key", 0, NULL, "make the HSM's escrow wrapping key when there is none"},
+	{"replace-transport-keys", 0, NULL, "pin the nodes' transport keys though others were pinned before"},
+	{"agent", 0, "FOLDER", "the folder with the agent's program; default: the one that was installed with keyturn"},
+	{NULL, 0, NULL, NULL},
+};
+
+static const kt_cli_option plan_options[] = {
+	{"output", 'o', "FILE", "write the plan as canonical JSON, too"},
+	{NULL, 0, NULL, NULL},
+};
+
+static const kt_cli_option run_options[] = {
+	{"yes", 'y', NULL, "do not ask before the first change"},
+	{NULL, 0, NULL, NULL},
+};
+
+static const kt_cli_option resume_options[] = {
+	{"rollback", 0, NULL, "go back to the old key where that is still possible"},
+	{NULL, 0, NULL, NULL},
+};
+
+static const kt_cli_option help_options[] = {
+	{"man", 0, NULL, "print it as a man page (roff)"},
+	{NULL, 0, NULL, NULL},
+};
+
+static const kt_cli_verb verbs[] = {
+	{"init", "[PLAYBOOK]", 1, "write a commented cluster.json for a playbook",
+	 "Writes a cluster.json with every setting of the playbook (default: looker), explained. Fill in the hosts and "
+	 "the\n"
+	 "token, then run `keyturn enroll`.",
+	 "3 10", init_options, kt_verb_init},
+	{"enroll", "", 0, "pin host keys, put the agent on the nodes, make their transport keys",
+	 "For every node: pins its ssh host key (asks, or --accept-host-keys), puts the agent's program there, makes "
+	 "the\n"
+	 "node's transport key and pins its public half. Checks the HSM's escrow wrapping key, and makes it with\n"
+	 "--create-escrow-key. Enrolling again changes nothing that is right already; another host key or another\n"
+	 "transport key than the pinned one is refused.",
+	 "3 4 7 8 10", enroll_options, kt_verb_enroll},
+	{"doctor", "", 0, "the preflight alone: every finding with its remedy",
+	 "Runs every preflight check of the playbook on every node and in the HSM, the rehearsal with a throw-away "
+	 "key\n"
+	 "included, and goes on after a finding. Nothing is changed.",
+	 "3 4 7 8 11", none, kt_verb_doctor},
+	{"plan", "", 0, "every command on every node, before anything happens",
+	 "Prints what a run would do, and the digest of the plan. Where cluster.json does not say where the old key "
+	 "is\n"
+	 "(key.from), the nodes are asked.",
+	 "3 4 8", plan_options, kt_verb_plan},
+	{"run", "", 0, "turn the key",
+	 "Makes the plan, shows what it is about, asks (or --yes), and executes it. Ends turned (all data opens with "
+	 "the new\n"
+	 "key), rolled back (all data opens with the old key), refused (nothing was changed), or held for a person. "
+	 "The\n"
+	 "first Ctrl-C turns back as long as the rekey has not begun; a second one stops at once, for `keyturn "
+	 "resume`.",
+	 "3 4 5 6 7 8 9 10 11 12 14", run_options, kt_verb_run},
+	{"resume", "[RUN]", 1, "go on with a run that was interrupted or is held",
+	 "Takes up a run (default: the latest) where its journal ends: after a crash, a second Ctrl-C, or when it is "
+	 "held.\n"
+	 "What was under way is settled with the nodes first; nothing is done twice.",
+	 "3 4 5 6 7 8 9 10 11 12 14", resume_options, kt_verb_resume},
+	{"status", "[RUN]", 1, "where a run stands",
+	 "Shows a run (default: the latest) step by step, from the journal alone. No node is asked.", "4 9 10", none,
+	 kt_verb_status},
+	{"runs", "", 0, "all runs of this cluster", "Lists every run in the journal with its outcome.", "9 10", none,
+	 kt_verb_runs},
+	{"help", "[VERB]", 1, "this help, or that of a verb", "Shows help.", "", help_options, kt_verb_help},
+	{"version", "", 0, "the version", "Shows the version.", "", none, kt_verb_version},
+	{NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL},
+};
+
+const kt_cli_verb *kt_cli_verbs(void)
+{
+	return verbs;
+}
