@@ -39,6 +39,7 @@ typedef struct writer {
 	const kt_archive_hooks *hooks;
 	char part[PATH_MAX]; /* the temporary file */
 	int fd;
+	bool given_up; /* nothing more is to be written */
 	kt_err failed; /* why writing to fd failed, if it has */
 	EVP_MD_CTX *md;
 	struct archive *out;
@@ -78,6 +79,10 @@ kt_code kt_archive_measure(const kt_archive_source *source, kt_archive_size *out
 static la_ssize_t write_out(struct archive *a, void *arg, const void *bytes, size_t n)
 {
 	writer *w = arg;
+	if (w->given_up) {
+		archive_set_error(a, ECANCELED, "given up");
+		return -1;
+	}
 	if (kt_file_write_all(w->fd, bytes, n, w->part, &w->failed) != KT_OK) {
 		archive_set_error(a, EIO, "%s", w->failed.msg);
 		return -1;
@@ -626,8 +631,7 @@ kt_code kt_archive_create(const char *archive, const kt_archive_source *source, 
 		rc = write_archive(&w, archive, source, err);
 	if (rc != KT_OK && w.fd >= 0)
 		(void)unlink(w.part);
-	if (rc != KT_OK && w.out)
-		(void)archive_write_fail(w.out); /* nothing more is written */
+	w.given_up = rc != KT_OK; /* (archive_write_fail would leak what the library holds for the callback) */
 	release(&w);
 	return rc;
 }
