@@ -94,7 +94,7 @@ typedef struct kt_p11_template {
 } kt_p11_template;
 
 void kt_p11_template_add(kt_p11_template *tpl, CK_ATTRIBUTE_TYPE type, const void *value, size_t n);
-/* Class, type and the policy's attributes of an AES key; no CKA_VALUE_LEN. */
+/* Class, type and the policy's attributes of an AES key; neither CKA_VALUE_LEN nor CKA_MODIFIABLE. */
 void kt_p11_template_key(kt_p11_template *tpl, const kt_p11_policy *policy);
 /* Generate an AES-256 key by a template of kt_p11_template_key, and read it back; destroyed on mismatch. */
 KT_MUST_CHECK kt_code kt_p11_generate(kt_token *t, kt_p11_template *tpl, const kt_p11_policy *policy,

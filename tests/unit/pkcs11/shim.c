@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/pkcs11/shim.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef SHIM_MODULES
+#error "SHIM_MODULES: where SoftHSM may be"
+#endif
+
+extern shim_control shim;
+shim_control shim;
+CK_RV C_GetFunctionList(CK_FUNCTION_LIST **list);
+
+static CK_FUNCTION_LIST *real;
+static CK_FUNCTION_LIST ours;
+
+static CK_RV initialize(void *args)
+{
+	return shim.initialize_rv ? shim.initialize_rv : real->C_Initialize(args);
+}
+
+static CK_RV get_token_info(CK_SLOT_ID slot, CK_TOKEN_INFO *info)
+{
+	if (shim.token_info_rv)
+		return shim.token_info_rv;
+	CK_RV rv = real->C_GetTokenInfo(slot, info);
+	if (rv == CKR_OK)
+		info->flags = (info->flags | shim.add_flags) & ~shim.drop_flags;
+	return rv;
+}
+
+static CK_RV login(CK_SESSION_HANDLE s, CK_USER_TYPE user, CK_UTF8CHAR *pin, CK_ULONG n)
+{
+	shim.logins++;
+	return shim.login_rv ? shim.login_rv : real->C_Login(s, user, pin, n);
+}
+
+static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, void *app, CK_NOTIFY notify, CK_SESSION_HANDLE *out)
+{
+	CK_RV rv = real->C_OpenSession(slot, flags, app, notify, out);
+	shim.sessions += rv == CKR_OK;
+	return rv;
+}
+
+static CK_RV close_session(CK_SESSION_HANDLE s)
+{
+	CK_RV rv = real->C_CloseSession(s);
+	shim.sessions -= rv == CKR_OK;
+	return rv;
+}
+
+static bool has_false(const CK_ATTRIBUTE *a, CK_ULONG n, CK_ATTRIBUTE_TYPE type)
+{
+	for (CK_ULONG i = 0; i < n; i++)
+		if (a[i].type == type && *(const CK_BBOOL *)a[i].pValue == CK_FALSE)
+			return true;
+	return false;
+}
+
+static CK_RV generate_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_ATTRIBUTE *a, CK_ULONG n, CK_OBJECT_HANDLE *out)
+{
+	if (shim.no_readable && has_false(a, n, CKA_SENSITIVE))
+		return CKR_TEMPLATE_INCONSISTENT;
+	CK_RV rv = real->C_GenerateKey(s, m, a, n, out);
+	shim.objects += rv == CKR_OK;
+	return rv;
+}
+
+static CK_RV create_object(CK_SESSION_HANDLE s, CK_ATTRIBUTE *a, CK_ULONG n, CK_OBJECT_HANDLE *out)
+{
+	CK_RV rv = shim.create_rv ? shim.create_rv : real->C_CreateObject(s, a, n, out);
+	shim.objects += rv == CKR_OK;
+	return rv;
+}
+
+static CK_RV destroy_object(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o)
+{
+	CK_RV rv = real->C_DestroyObject(s, o);
+	shim.objects -= rv == CKR_OK;
+	return rv;
+}
+
+static CK_RV find_objects(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE *out, CK_ULONG max, CK_ULONG *n)
+{
+	CK_RV rv = real->C_FindObjects(s, out, max, n);
+	if (shim.finds_nothing)
+		*n = 0;
+	return rv;
+}
+
+static CK_RV get_attributes(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_ATTRIBUTE *a, CK_ULONG n)
+{
+	CK_RV rv = real->C_GetAttributeValue(s, o, a, n);
+	for (CK_ULONG i = 0; i < n; i++) {
+		if (shim.lie_about && a[i].type == shim.lie_about && a[i].ulValueLen == sizeof(CK_BBOOL))
+			*(CK_BBOOL *)a[i].pValue = !*(CK_BBOOL *)a[i].pValue;
+		if (shim.hide_attributes && a[i].type == CKA_DECRYPT) {
+			a[i].ulValueLen = CK_UNAVAILABLE_INFORMATION;
+			rv = CKR_ATTRIBUTE_TYPE_INVALID;
+		}
+	}
+	return rv;
+}
+
+static CK_RV wrap_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w, CK_OBJECT_HANDLE k, CK_BYTE *out,
+		      CK_ULONG *n)
+{
+	CK_MECHANISM used = *m;
+	CK_RSA_PKCS_OAEP_PARAMS sha1 = {.hashAlg = CKM_SHA_1, .mgf = CKG_MGF1_SHA1, .source = CKZ_DATA_SPECIFIED};
+	for (int i = 0; i < 4; i++)
+		if (shim.deny_wrap[i] && shim.deny_wrap[i] == m->mechanism)
+			return CKR_MECHANISM_INVALID;
+	if (shim.pad_is_rfc3394 && m->mechanism == CKM_AES_KEY_WRAP_PAD)
+		used.mechanism = CKM_AES_KEY_WRAP;
+	if (shim.oaep_is_sha1 && m->mechanism == CKM_RSA_PKCS_OAEP)
+		used.pParameter = &sha1;
+	CK_RV rv = real->C_WrapKey(s, &used, w, k, out, n);
+	if (rv == CKR_OK && shim.pad_is_long && m->mechanism == CKM_AES_KEY_WRAP_PAD) {
+		memset(out + *n, 0xA5, 8);
+		*n += 8;
+	}
+	return rv;
+}
+
+static CK_RV unwrap_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w, CK_BYTE *in, CK_ULONG len,
+			CK_ATTRIBUTE *a, CK_ULONG n, CK_OBJECT_HANDLE *out)
+{
+	CK_MECHANISM used = *m;
+	CK_ULONG last = n ? n - 1 : 0;
+	if (shim.unwrap_rv)
+		return shim.unwrap_rv;
+	if (shim.unwrap_wants_len && (n == 0 || a[last].type != CKA_VALUE_LEN))
+		return CKR_TEMPLATE_INCOMPLETE;
+	if (shim.pad_is_rfc3394 && m->mechanism == CKM_AES_KEY_WRAP_PAD)
+		used.mechanism = CKM_AES_KEY_WRAP;
+	CK_RV rv = real->C_UnwrapKey(s, &used, w, in, len, a, shim.unwrap_wants_len ? last : n, out);
+	shim.objects += rv == CKR_OK;
+	return rv;
+}
+
+static CK_RV sign_init(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE k)
+{
+	return shim.deny_sign && m->mechanism == shim.deny_sign ? CKR_MECHANISM_INVALID : real->C_SignInit(s, m, k);
+}
+
+static CK_FUNCTION_LIST *load(void)
+{
+	static const char *const places[] = {SHIM_MODULES};
+	for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+		void *module = dlopen(places[i], RTLD_NOW | RTLD_LOCAL);
+		union {
+			void *object;
+			CK_RV (*function)(CK_FUNCTION_LIST **);
+		} get = {.object = module ? dlsym(module, "C_GetFunctionList") : NULL};
+		CK_FUNCTION_LIST *list;
+		if (get.object && get.function(&list) == CKR_OK)
+			return list;
+	}
+	return NULL;
+}
+
+__attribute__((visibility("default"))) CK_RV C_GetFunctionList(CK_FUNCTION_LIST **list)
+{
+	if (!real && !(real = load()))
+		return CKR_GENERAL_ERROR;
+	ours = *real;
+	ours.C_GetFunctionList = C_GetFunctionList;
+	ours.C_Initialize = initialize;
+	ours.C_GetTokenInfo = get_token_info;
+	ours.C_Login = login;
+	ours.C_OpenSession = open_session;
+	ours.C_CloseSession = close_session;
+	ours.C_GenerateKey = generate_key;
+	ours.C_CreateObject = create_object;
+	ours.C_DestroyObject = destroy_object;
+	ours.C_FindObjects = find_objects;
+	ours.C_GetAttributeValue = get_attributes;
+	ours.C_WrapKey = wrap_key;
+	ours.C_UnwrapKey = unwrap_key;
+	ours.C_SignInit = sign_init;
+	*list = &ours;
+	return CKR_OK;
+}

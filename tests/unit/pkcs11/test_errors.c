@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/support.h"
+
+#include <string.h>
+
+#include "pkcs11/internal.h"
+
+static void names(void **state)
+{
+	(void)state;
+	assert_string_equal(kt_p11_rv_name(CKR_PIN_INCORRECT), "CKR_PIN_INCORRECT");
+	assert_string_equal(kt_p11_rv_name(CKR_OK), "CKR_OK");
+	assert_string_equal(kt_p11_rv_name(0xCE534351UL), "NSS's CKR_NSS_CERTDB_FAILED");
+	assert_string_equal(kt_p11_rv_name(CKR_VENDOR_DEFINED | 7), "a vendor's own CKR");
+	assert_string_equal(kt_p11_rv_name(0x7777), "an unknown CKR");
+}
+
+/* The errors that mislead: the same value means different things after different calls. */
+static void meaning_depends_on_the_call(void **state)
+{
+	static const struct {
+		const char *call;
+		CK_RV rv;
+		kt_code code;
+		const char *says, *remedy;
+	} rows[] = {
+		{"C_Initialize", CKR_GENERAL_ERROR, KT_E_HSM, "configuration", "SOFTHSM2_CONF"},
+		{"C_Initialize", CKR_HOST_MEMORY, KT_E_HSM, "pkcsslotd", "pkcsslotd"},
+		{"C_Initialize", CKR_FUNCTION_FAILED, KT_E_HSM, "pkcsslotd", "group"},
+		{"C_Initialize", CKR_ARGUMENTS_BAD, KT_E_HSM, "NSS", "x-init-reserved"},
+		{"C_Initialize", 0xCE534351UL, KT_E_HSM, "NSS", "certutil"},
+		{"C_Login", CKR_GENERAL_ERROR, KT_E_HSM, "TPM", "flushcontext"},
+		{"C_UnwrapKey", CKR_GENERAL_ERROR, KT_E_KEY, "damaged", "blob"},
+		{"C_UnwrapKey", CKR_FUNCTION_FAILED, KT_E_KEY, "damaged", "blob"},
+		{"C_UnwrapKey", CKR_WRAPPED_KEY_INVALID, KT_E_KEY, "damaged", "blob"},
+		{"C_UnwrapKey", CKR_ENCRYPTED_DATA_INVALID, KT_E_KEY, "damaged", "blob"},
+		{"C_WrapKey", CKR_GENERAL_ERROR, KT_E_HSM, "C_WrapKey gave CKR_GENERAL_ERROR", "log"},
+		{"C_WrapKey", CKR_MECHANISM_INVALID, KT_E_HSM, "does not do", "list-mechanisms"},
+		{"C_WrapKey", CKR_KEY_UNEXTRACTABLE, KT_E_REFUSED, "may not leave", "EXTRACTABLE"},
+		{"C_Sign", CKR_DEVICE_REMOVED, KT_E_HSM, "taken away", "again"},
+		{"C_Sign", 0x7777, KT_E_HSM, "0x7777", "log"},
+	};
+	(void)state;
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+		kt_err err;
+		assert_kt_fails(rows[i].code, kt_p11_check("token \"x\"", rows[i].call, rows[i].rv, &err));
+		if (!strstr(err.msg, rows[i].says) || !strstr(err.remedy, rows[i].remedy))
+			fail_msg("row %zu: %s / %s", i, err.msg, err.remedy);
+		assert_non_null(strstr(err.msg, "token \"x\""));
+		assert_non_null(strstr(err.msg, rows[i].call));
+	}
+	kt_err err = KT_ERR_INIT;
+	assert_kt_ok(kt_p11_check("x", "C_Sign", CKR_OK, &err));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(names),
+		cmocka_unit_test(meaning_depends_on_the_call),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
