@@ -66,6 +66,10 @@ kt_code kt_base64_decode(const char *text, size_t n, kt_buf *out, kt_err *err)
 	for (size_t i = 0; i < n - pad; i++)
 		if (!text[i] || !strchr(alphabet, text[i]))
 			return kt_fail(err, KT_E_INPUT, NULL, "not base64");
+	/* The bits of the last character that belong to no byte must be 0: one text for one value (RFC 4648 §3.5). */
+	size_t spare = pad ? (size_t)(strchr(alphabet, text[n - pad - 1]) - alphabet) & (pad == 1 ? 3 : 15) : 0;
+	if (spare)
+		return kt_fail(err, KT_E_INPUT, NULL, "not base64");
 	KT_TRY(kt_buf_reserve(out, n / 4 * 3, err));
 	int got = EVP_DecodeBlock(out->data + out->len, (const unsigned char *)text, (int)n);
 	if (got < 0)
