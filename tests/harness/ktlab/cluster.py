@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every kind of cluster has: nodes, cluster.json, and the application on each node."""
+from __future__ import annotations
+
 import dataclasses
 import json
 import os

@@ -17,6 +17,13 @@ def _remove_process(entry):
         raise LabError(f"process {entry['pid']} ({entry['what']}) does not end")
 
 
+def _remove_container(entry):
+    """The container's init first: with it its whole pid namespace ends. (It outlives a killed systemd-nspawn.)"""
+    for init in process.children(entry["pid"]) if process.alive(entry["pid"], entry["start"]) else []:
+        process.end(init, process.start_time(init), first=signal.SIGKILL)
+    _remove_process({**entry, "signal": signal.SIGKILL})
+
+
 def _remove_mount(entry):
     for _ in range(50):
         if not os.path.ismount(entry["path"]):
@@ -37,9 +44,19 @@ def _remove_link(entry):
         process.run(["ip", "link", "del", entry["name"]])
 
 
+def _cgroup_members(folder):
+    try:
+        with open(os.path.join(folder, "cgroup.procs"), encoding="utf-8") as f:
+            return [int(line) for line in f if line.strip() != "0"]
+    except OSError:
+        return []
+
+
 def _remove_cgroup(entry):
-    """A cgroup and those below it, once they are empty."""
+    """A cgroup of ours with all that still runs in it, and those below it."""
     for folder, _, _ in os.walk(entry["path"], topdown=False):
+        for pid in _cgroup_members(folder):
+            process.end(pid, process.start_time(pid), first=signal.SIGKILL)
         for _ in range(100):
             try:
                 os.rmdir(folder)
@@ -70,7 +87,7 @@ def _remove_sshd_folder(entry):
     _remove_empty_folder(entry)
 
 
-REMOVERS = {"process": _remove_process, "mount": _remove_mount, "netns": _remove_netns, "link": _remove_link,
+REMOVERS = {"process": _remove_process, "container": _remove_container, "mount": _remove_mount, "netns": _remove_netns, "link": _remove_link,
             "cgroup": _remove_cgroup, "empty-folder": _remove_empty_folder, "sshd-folder": _remove_sshd_folder}
 
 
@@ -115,12 +132,12 @@ class State:
             self.entries.append({"kind": kind, **entry})
             self._write()
 
-    def add_process(self, pid, what, first=signal.SIGTERM):
-        self.add("process", pid=pid, start=process.start_time(pid), what=what, signal=int(first))
+    def add_process(self, pid, what, kind="process"):
+        self.add(kind, pid=pid, start=process.start_time(pid), what=what)
 
     def forget_process(self, pid):
         with self.lock:
-            self.entries = [e for e in self.entries if e["kind"] != "process" or e["pid"] != pid]
+            self.entries = [e for e in self.entries if e.get("pid") != pid]
             self._write()
 
     def keep(self):
