@@ -6,46 +6,53 @@
 #include <openssl/x509.h>
 #include <string.h>
 
+#include "base/codec.h"
 #include "pkcs11/internal.h"
 #include "pkcs11/wrap.h"
 
 enum { SPKI_MAX = 16 * 1024, EXPONENT_MAX = 32 };
 
-/* libcrypto would ask at the terminal for the passphrase of an encrypted PEM; a public key has none. */
-static int no_passphrase(char *out, int size, int writing, void *data)
+/* The DER within a PEM; *out is the caller's: OPENSSL_free. False when it is no "PUBLIC KEY" in the clear. */
+static bool open_pem(const void *bytes, size_t n, unsigned char **out, long *out_len)
 {
-	(void)out, (void)size, (void)writing, (void)data;
-	return -1;
-}
-
-static EVP_PKEY *parse_pem(const void *bytes, size_t n)
-{
+	char *name = NULL, *header = NULL;
 	BIO *bio = BIO_new_mem_buf(bytes, (int)n);
-	EVP_PKEY *key = bio ? PEM_read_bio_PUBKEY(bio, NULL, no_passphrase, NULL) : NULL;
+	*out = NULL;
+	bool done = bio && PEM_read_bio(bio, &name, &header, out, out_len) == 1 && strcmp(name, "PUBLIC KEY") == 0 &&
+		    header[0] == '\0';
+	OPENSSL_free(name);
+	OPENSSL_free(header);
 	BIO_free(bio);
-	return key;
+	return done;
 }
 
-static EVP_PKEY *parse_der(const void *bytes, size_t n)
+static EVP_PKEY *parse_der(const unsigned char *bytes, long n)
 {
 	const unsigned char *at = bytes;
-	EVP_PKEY *key = d2i_PUBKEY(NULL, &at, (long)n);
-	if (key && at == (const unsigned char *)bytes + n)
+	EVP_PKEY *key = d2i_PUBKEY(NULL, &at, n);
+	if (key && at == bytes + n)
 		return key;
 	EVP_PKEY_free(key);
 	return NULL;
 }
 
-static kt_code parse(const void *spki, size_t n, EVP_PKEY **out, kt_err *err)
+/* The key, and the digest of its DER as it was given: encoding it again costs as much as wrapping to it. */
+static kt_code parse(const void *spki, size_t n, EVP_PKEY **out, char digest[KT_SHA256_HEX], kt_err *err)
 {
 	static const char begin[] = "-----BEGIN ";
+	unsigned char *opened = NULL;
+	const unsigned char *der = spki;
+	long len = (long)n;
 	*out = NULL;
-	if (n && n <= SPKI_MAX)
-		*out = n > sizeof begin && memcmp(spki, begin, sizeof begin - 1) == 0 ? parse_pem(spki, n)
-										      : parse_der(spki, n);
-	return *out ? KT_OK
-		    : kt_fail(err, KT_E_INPUT, "take the node's public key again from the node",
-			      "this is no public key (SubjectPublicKeyInfo in PEM or DER)");
+	if (n > sizeof begin && n <= SPKI_MAX && memcmp(spki, begin, sizeof begin - 1) == 0)
+		der = open_pem(spki, n, &opened, &len) ? opened : NULL;
+	if (der && n && n <= SPKI_MAX)
+		*out = parse_der(der, len);
+	kt_code rc = *out ? kt_sha256_hex(der, (size_t)len, digest, err)
+			  : kt_fail(err, KT_E_INPUT, "take the node's public key again from the node",
+				    "this is no public key (SubjectPublicKeyInfo in PEM or DER)");
+	OPENSSL_free(opened);
+	return rc;
 }
 
 /* What a node's key must be: SP 800-56B r2 §6.2 (length, exponent). */
@@ -96,7 +103,6 @@ static kt_code import(kt_token *t, EVP_PKEY *key, kt_token_node_key *out, kt_err
 		goto out;
 	}
 	KT_TRY_GOTO(check(key, e, err), out);
-	KT_TRY_GOTO(kt_blob_spki_sha256(key, out->spki_sha256, err), out);
 	KT_TRY_GOTO(create(t, n, e, &h, err), out);
 	out->handle = h;
 	out->bits = (unsigned)EVP_PKEY_get_bits(key);
@@ -110,8 +116,9 @@ kt_code kt_token_import_node_key(kt_token *t, const void *spki, size_t n, kt_tok
 {
 	EVP_PKEY *key;
 	*out = (kt_token_node_key){0};
-	KT_TRY(parse(spki, n, &key, err));
-	kt_code rc = import(t, key, out, err);
+	kt_code rc = parse(spki, n, &key, out->spki_sha256, err);
+	if (rc == KT_OK)
+		rc = import(t, key, out, err);
 	EVP_PKEY_free(key);
 	return rc;
 }
