@@ -8,19 +8,20 @@
 #include "pkcs11/internal.h"
 #include "pkcs11/wrap.h"
 
-enum { UNNAMED = -1, PROBE_RSA_BITS = 2048 };
+enum { PROBE_RSA_BITS = 2048 };
 
 /*
- * `named` is the format that the standard's name promises, believed only where a token gives no throw-away key away to
+ * `named`: the standard's name promises `format`, which is believed only where a token gives no throw-away key away to
  * check it with. CKM_AES_KEY_WRAP_PAD promises nothing: RFC 5649 in SoftHSM, RFC 3394 of PKCS#7-padded bytes in NSS.
  */
 static const struct candidate {
 	kt_p11_mechanism mechanism;
-	int named;
+	bool named;
+	kt_blob_format format;
 } candidates[] = {
-	{{CKM_AES_KEY_WRAP_KWP, "CKM_AES_KEY_WRAP_KWP"}, KT_BLOB_RFC5649},
-	{{CKM_AES_KEY_WRAP_PAD, "CKM_AES_KEY_WRAP_PAD"}, UNNAMED},
-	{{CKM_AES_KEY_WRAP, "CKM_AES_KEY_WRAP"}, KT_BLOB_RFC3394},
+	{{CKM_AES_KEY_WRAP_KWP, "CKM_AES_KEY_WRAP_KWP"}, true, KT_BLOB_RFC5649},
+	{{CKM_AES_KEY_WRAP_PAD, "CKM_AES_KEY_WRAP_PAD"}, false, KT_BLOB_RFC5649},
+	{{CKM_AES_KEY_WRAP, "CKM_AES_KEY_WRAP"}, true, KT_BLOB_RFC3394},
 };
 
 static const kt_p11_policy readable_wrapping = {"throw-away key", CK_FALSE, CK_FALSE, CK_TRUE, CK_TRUE, CK_TRUE};
@@ -52,22 +53,23 @@ static kt_code make_keys(kt_token *t, probe *p, kt_err *err)
 	return kt_p11_kcv(t, p->target, p->blob.kcv, err);
 }
 
-/* Which format p->blob, fresh from the token, is in; UNNAMED when none. */
-static int format_of(const probe *p, const struct candidate *c)
+/* Which format p->blob, fresh from the token, is in; false when none. */
+static bool format_of(const probe *p, const struct candidate *c, kt_blob_format *out)
 {
 	static const kt_blob_format both[] = {KT_BLOB_RFC5649, KT_BLOB_RFC3394};
+	*out = c->format;
 	if (!p->value.len)
 		return c->named;
 	for (int i = 0; i < 2; i++) {
 		kt_blob b = p->blob;
 		kt_secret opened = KT_SECRET_INIT;
-		b.format = both[i];
+		b.format = *out = both[i];
 		kt_code rc = kt_blob_unwrap_aes(&b, &p->value, &opened, NULL);
 		kt_secret_free(&opened);
 		if (rc == KT_OK)
-			return both[i];
+			return true;
 	}
-	return UNNAMED;
+	return false;
 }
 
 static void try_aes(kt_token *t, probe *p, const struct candidate *c)
@@ -75,15 +77,15 @@ static void try_aes(kt_token *t, probe *p, const struct candidate *c)
 	CK_OBJECT_HANDLE back = 0;
 	if (kt_p11_wrap(t, KT_BLOB_RFC5649, &c->mechanism, p->wrapping, p->target, &p->blob, NULL) != KT_OK)
 		return;
-	int format = format_of(p, c);
-	if (format == UNNAMED || t->by_format[format].name)
+	kt_blob_format format;
+	if (!format_of(p, c, &format) || t->by_format[format].name)
 		return;
-	p->blob.format = (kt_blob_format)format;
+	p->blob.format = format;
 	if (kt_p11_unwrap(t, &c->mechanism, &p->blob, p->wrapping, &kt_p11_cluster_session, &back, NULL) != KT_OK)
 		return;
 	kt_p11_discard(t, back);
 	t->by_format[format] = c->mechanism;
-	kt_log(KT_LOG_DEBUG, "%s: %s does %s", t->name, c->mechanism.name, kt_blob_format_name(p->blob.format));
+	kt_log(KT_LOG_DEBUG, "%s: %s does %s", t->name, c->mechanism.name, kt_blob_format_name(format));
 }
 
 kt_code kt_p11_probe_aes(kt_token *t, kt_err *err)
