@@ -372,10 +372,11 @@ kt_code kt_db_item_count(kt_db *db, int64_t *count, kt_err *err)
 /* The name in column 1 of the row, NULL when it cannot be one. Valid until the next step. */
 static const char *row_name(sqlite3_stmt *s)
 {
-	const char *name = (const char *)sqlite3_column_text(s, 1);
-	if (!name || sqlite3_column_type(s, 1) != SQLITE_TEXT || strlen(name) != (size_t)sqlite3_column_bytes(s, 1))
+	/* The type first: reading a value as another type changes what is said about it. */
+	if (sqlite3_column_type(s, 1) != SQLITE_TEXT)
 		return NULL;
-	return name;
+	const char *name = (const char *)sqlite3_column_text(s, 1);
+	return name && strlen(name) == (size_t)sqlite3_column_bytes(s, 1) ? name : NULL;
 }
 
 static kt_code give_row(sqlite3_stmt *s, bool envelopes, kt_db_item_fn *fn, void *arg, kt_err *err)

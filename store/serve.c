@@ -349,6 +349,16 @@ static kt_code bind_listener(server *sv, kt_err *err)
 	return KT_OK;
 }
 
+/* A stop that comes while the node starts waits until the loop can take it. */
+static void hold_signals(bool hold)
+{
+	sigset_t set;
+	(void)sigemptyset(&set);
+	(void)sigaddset(&set, SIGTERM);
+	(void)sigaddset(&set, SIGINT);
+	(void)sigprocmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
+}
+
 static kt_code start_timers(server *sv, kt_err *err)
 {
 	uint64_t every = (uint64_t)sv->cfg->heartbeat_seconds * 1000;
@@ -467,6 +477,7 @@ static kt_code run(server *sv, kt_serve_ready_fn *ready, void *arg, kt_err *err)
 	kt_code rc = bring_up(sv, err);
 	if (rc == KT_OK) {
 		announce(sv, ready, arg);
+		hold_signals(false);
 		(void)uv_run(&sv->loop, UV_RUN_DEFAULT);
 		rc = sv->result;
 	}
@@ -492,6 +503,7 @@ kt_code kt_serve(const kt_store_config *cfg, kt_serve_ready_fn *ready, void *arg
 	*sv = (server){.cfg = cfg, .s.cfg = cfg, .pid_fd = -1, .err = err};
 	(void)umask(027);
 	(void)signal(SIGPIPE, SIG_IGN);
+	hold_signals(true);
 	kt_code rc = kt_logfile_open(cfg->log, err);
 	if (rc == KT_OK)
 		rc = kt_pidfile_take(cfg->pid, &sv->pid_fd, err);
@@ -503,6 +515,7 @@ kt_code kt_serve(const kt_store_config *cfg, kt_serve_ready_fn *ready, void *arg
 		kt_logfile(KT_LOG_ERROR, "node", "%s", err ? err->msg : kt_code_name(rc));
 	kt_pidfile_release(cfg->pid, sv->pid_fd);
 	kt_logfile_close();
+	hold_signals(false);
 	free(sv);
 	return rc;
 }

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The parts of the store that need no running program: database, heartbeats, filler, creds. */
+#include <setjmp.h>
+#include <signal.h>
+#include <sqlite3.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/clock.h"
+#include "store/creds.h"
+#include "store/db.h"
+#include "store/item.h"
+#include "store/node.h"
+#include "store/pidfile.h"
+
+static const char path[] = "parts.db";
+
+static kt_db *fresh(void)
+{
+	kt_db *db;
+	(void)unlink(path);
+	assert_int_equal(kt_db_open(path, KT_DB_CREATE, 2000, &db, NULL), KT_OK);
+	assert_int_equal(kt_db_begin(db, true, NULL), KT_OK);
+	assert_int_equal(kt_db_create_schema(db, NULL), KT_OK);
+	assert_int_equal(kt_db_commit(db, NULL), KT_OK);
+	return db;
+}
+
+/* Plain SQL from the side, as somebody with another tool would do. */
+static void by_hand(const char *sql)
+{
+	sqlite3 *sq;
+	assert_int_equal(sqlite3_open(path, &sq), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(sq, sql, NULL, NULL, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_close(sq), SQLITE_OK);
+}
+
+static void put_node(kt_db *db, const char *name, int64_t age_ms, int64_t interval_ms)
+{
+	kt_db_node n = {.name = name,
+			.host = "elsewhere",
+			.home = "/x",
+			.address = "",
+			.pid = 77,
+			.heartbeat_ms = kt_clock_wall_ms() - age_ms,
+			.interval_ms = interval_ms};
+	assert_int_equal(kt_db_node_put(db, &n, NULL), KT_OK);
+}
+
+static void gate_and_window(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_db *db = fresh();
+	assert_int_equal(kt_node_gate(db, 60, &err), KT_OK);
+	put_node(db, "web07", 59000, 5000);
+	assert_int_equal(kt_node_gate(db, 60, &err), KT_E_REFUSED);
+	assert_string_equal(err.msg, KT_NODE_LIVE);
+	assert_non_null(strstr(err.remedy, "web07 (host elsewhere, pid 77"));
+	put_node(db, "web07", 61000, 5000);
+	assert_int_equal(kt_node_gate(db, 60, &err), KT_OK);
+	put_node(db, "web07", -3600000, 5000); /* a clock that is ahead: live */
+	assert_int_equal(kt_node_gate(db, 60, &err), KT_E_REFUSED);
+	assert_int_equal(kt_db_node_remove(db, "web07", 78, NULL), KT_OK); /* not the process that made it */
+	assert_int_equal(kt_node_gate(db, 60, &err), KT_E_REFUSED);
+	assert_int_equal(kt_db_node_remove(db, "web07", 77, NULL), KT_OK);
+	assert_int_equal(kt_node_gate(db, 60, &err), KT_OK);
+	kt_db_close(db);
+}
+
+/* A node with a clock that is an hour behind: its heartbeats look old, but they go on. */
+static void slow_clock_is_noticed(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_db *db = fresh();
+	put_node(db, "dead", 3600000, 200);
+	assert_int_equal(kt_node_watch_stale(db, 60, &err), KT_OK);
+	put_node(db, "slow", 3600000, 200);
+	pid_t child = fork();
+	if (child == 0) {
+		kt_db *own;
+		bool known;
+		if (kt_db_open(path, KT_DB_WRITE, 2000, &own, NULL) != KT_OK)
+			_exit(1);
+		for (int i = 0; i < 20; i++) {
+			if (kt_db_node_beat(own, "slow", 77, kt_clock_wall_ms() - 3600000, &known, NULL) != KT_OK ||
+			    !known)
+				_exit(1);
+			(void)usleep(100000);
+		}
+		kt_db_close(own);
+		_exit(0);
+	}
+	(void)usleep(150000);
+	assert_int_equal(kt_node_gate(db, 60, &err), KT_OK); /* the timestamps alone do not tell */
+	assert_int_equal(kt_node_watch_stale(db, 60, &err), KT_E_REFUSED);
+	assert_string_equal(err.msg, KT_NODE_LIVE);
+	assert_non_null(strstr(err.remedy, "slow"));
+	assert_null(strstr(err.remedy, "dead"));
+	int status;
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	kt_db_close(db);
+}
+
+typedef struct seen {
+	int good, bad;
+	char last_bad[64];
+} seen;
+
+static kt_code see(void *arg, const char *name, const void *envelope, size_t len, const char *bad, kt_err *err)
+{
+	seen *s = arg;
+	(void)envelope;
+	(void)len;
+	(void)err;
+	s->good += bad == NULL;
+	s->bad += bad != NULL;
+	if (bad)
+		(void)snprintf(s->last_bad, sizeof s->last_bad, "%s: %s", name, bad);
+	return KT_OK;
+}
+
+static kt_code leave(void *arg, const char *name, uint8_t *head, size_t total, kt_err *err)
+{
+	(void)arg;
+	(void)name;
+	(void)head;
+	(void)total;
+	(void)err;
+	return KT_OK;
+}
+
+static void rows_that_cannot_be(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *value, *name, *says;
+	} c[] = {{"7", "'x'", "x: it holds no envelope"},
+		 {"'text'", "'x'", "x: it holds no envelope"},
+		 {"x'00'", "x'ff'", "(row 1): its name is not a text"},
+		 {"x'00'", "'a' || char(0) || 'b'", "(row 1): its name is not a text"}};
+	for (size_t i = 0; i < sizeof c / sizeof c[0]; i++) {
+		kt_db *db = fresh();
+		char sql[256];
+		seen s = {0};
+		int64_t count;
+		kt_err err = KT_ERR_INIT;
+		(void)snprintf(sql, sizeof sql, "INSERT INTO item VALUES(1, %s, 1, %s)", c[i].name, c[i].value);
+		by_hand(sql);
+		assert_int_equal(kt_db_item_each(db, see, &s, NULL), KT_OK);
+		assert_int_equal(s.bad, 1);
+		assert_string_equal(s.last_bad, c[i].says);
+		if (strcmp(c[i].value, "'text'") != 0) /* SQLite opens a text as a blob; its head will not parse */
+			assert_int_equal(kt_db_item_edit_heads(db, 8, 4, leave, NULL, &count, &err), KT_E_INPUT);
+		kt_db_close(db);
+	}
+}
+
+static kt_code scribble(void *arg, const char *name, uint8_t *head, size_t total, kt_err *err)
+{
+	(void)arg;
+	(void)name;
+	(void)err;
+	assert_true(total == 20 || total == 3);
+	memset(head, 'X', 8);
+	return KT_OK;
+}
+
+static void heads_are_edited_in_place(void **state)
+{
+	(void)state;
+	kt_db *db = fresh();
+	kt_buf env = KT_BUF_INIT, got = KT_BUF_INIT;
+	int64_t count, version;
+	bool found;
+	assert_int_equal(kt_buf_str(&env, "0123456789abcdefghij", NULL), KT_OK);
+	assert_int_equal(kt_db_item_put(db, "long", &env, NULL), KT_OK);
+	env.len = 3;
+	assert_int_equal(kt_db_item_put(db, "short", &env, NULL), KT_OK);
+	assert_int_equal(kt_db_begin(db, true, NULL), KT_OK);
+	assert_int_equal(kt_db_item_edit_heads(db, 8, 4, scribble, NULL, &count, NULL), KT_OK);
+	assert_int_equal(count, 2);
+	assert_int_equal(kt_db_commit(db, NULL), KT_OK);
+	assert_int_equal(kt_db_item_get(db, "long", &got, &version, &found, NULL), KT_OK);
+	assert_string_equal(kt_buf_cstr(&got), "0123XXXX89abcdefghij");
+	kt_buf_clear(&got);
+	assert_int_equal(kt_db_item_get(db, "short", &got, &version, &found, NULL), KT_OK);
+	assert_string_equal(kt_buf_cstr(&got), "012");
+	kt_buf_free(&env);
+	kt_buf_free(&got);
+	kt_db_close(db);
+}
+
+static void foreign_and_newer_databases(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	bool yes;
+	kt_db *db = fresh();
+	assert_int_equal(kt_db_initialized(db, &yes, NULL), KT_OK);
+	assert_true(yes);
+	by_hand("PRAGMA user_version=2");
+	assert_int_equal(kt_db_initialized(db, &yes, &err), KT_E_INPUT);
+	assert_non_null(strstr(err.msg, "version 2"));
+	by_hand("PRAGMA application_id=1");
+	assert_int_equal(kt_db_initialized(db, &yes, &err), KT_E_INPUT);
+	assert_non_null(strstr(err.msg, "another program"));
+	kt_db_close(db);
+	assert_int_equal(kt_db_open("/nonexistent/x.db", KT_DB_CREATE, 0, &db, &err), KT_E_IO);
+	assert_non_null(strstr(err.msg, "/nonexistent/x.db"));
+	assert_int_equal(kt_db_open("/nonexistent/x.db", KT_DB_LOOK, 0, &db, &err), KT_E_IO);
+	assert_null(db);
+}
+
+static void kek_rows(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_db *db = fresh();
+	kt_buf record = KT_BUF_INIT, got = KT_BUF_INIT;
+	assert_int_equal(kt_db_kek_get(db, &got, &err), KT_E_INPUT);
+	assert_int_equal(kt_buf_str(&record, "one", NULL), KT_OK);
+	assert_int_equal(kt_db_kek_replace(db, 1, &record, NULL), KT_OK);
+	assert_int_equal(kt_db_kek_get(db, &got, NULL), KT_OK);
+	assert_string_equal(kt_buf_cstr(&got), "one");
+	by_hand("INSERT INTO kek VALUES(5, x'00')");
+	assert_int_equal(kt_db_kek_get(db, &got, &err), KT_E_INPUT);
+	assert_int_equal(kt_db_kek_replace(db, 6, &record, NULL), KT_OK);
+	kt_buf_clear(&got);
+	assert_int_equal(kt_db_kek_get(db, &got, NULL), KT_OK);
+	by_hand("DELETE FROM meta");
+	int64_t epoch;
+	assert_int_equal(kt_db_epoch(db, &epoch, &err), KT_E_INPUT);
+	kt_buf_free(&record);
+	kt_buf_free(&got);
+	kt_db_close(db);
+}
+
+static void a_busy_database_says_so(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_db *one = fresh(), *two;
+	assert_int_equal(kt_db_open(path, KT_DB_WRITE, 50, &two, NULL), KT_OK);
+	assert_int_equal(kt_db_begin(one, true, NULL), KT_OK);
+	assert_int_equal(kt_db_begin(two, true, &err), KT_E_BUSY);
+	assert_non_null(strstr(err.msg, path));
+	kt_db_rollback(one);
+	assert_int_equal(kt_db_begin(two, true, &err), KT_OK);
+	kt_db_close(two);
+	kt_db_close(one);
+}
+
+static void filler_is_what_the_header_says(void **state)
+{
+	(void)state;
+	kt_buf one = KT_BUF_INIT, two = KT_BUF_INIT;
+	/* printf 'fill/00000001\0\0\0\0\0' | sha256sum, and with \1 at the end */
+	static const uint8_t first[] = {0x65, 0x0f, 0x4f, 0xa2}, second[] = {0xab, 0xa4, 0x69, 0x96};
+	assert_int_equal(kt_item_filler("fill/00000001", 40, &one, NULL), KT_OK);
+	assert_int_equal(one.len, 40);
+	assert_memory_equal(one.data, first, sizeof first);
+	assert_memory_equal(one.data + 32, second, sizeof second);
+	assert_int_equal(kt_item_filler("fill/00000001", 32, &two, NULL), KT_OK);
+	assert_memory_equal(one.data, two.data, 32);
+	kt_buf_clear(&two);
+	assert_int_equal(kt_item_filler("fill/00000002", 32, &two, NULL), KT_OK);
+	assert_memory_not_equal(one.data, two.data, 32);
+	kt_buf_free(&one);
+	kt_buf_free(&two);
+}
+
+static void names(void **state)
+{
+	(void)state;
+	assert_int_equal(kt_item_check_name("a b/ü", NULL), KT_OK);
+	assert_int_equal(kt_item_check_name("", NULL), KT_E_INPUT);
+	assert_int_equal(kt_item_check_name("a\nb", NULL), KT_E_INPUT);
+	assert_int_equal(kt_item_check_name("a\x7f", NULL), KT_E_INPUT);
+}
+
+static void pid_file_lock(void **state)
+{
+	(void)state;
+	int fd, ready[2];
+	pid_t pid, owner;
+	kt_err err = KT_ERR_INIT;
+	(void)unlink("parts.pid");
+	assert_int_equal(kt_pidfile_owner("parts.pid", &owner, NULL), KT_OK);
+	assert_int_equal(owner, 0);
+	assert_int_equal(pipe(ready), 0);
+	pid_t child = fork();
+	if (child == 0) {
+		(void)signal(SIGTERM, SIG_IGN); /* one that does not listen */
+		if (kt_pidfile_take("parts.pid", &fd, NULL) != KT_OK || write(ready[1], "x", 1) != 1)
+			_exit(1);
+		for (;;)
+			(void)pause();
+	}
+	char c;
+	assert_int_equal(read(ready[0], &c, 1), 1);
+	assert_int_equal(kt_pidfile_owner("parts.pid", &owner, NULL), KT_OK);
+	assert_int_equal(owner, child);
+	assert_int_equal(kt_pidfile_take("parts.pid", &fd, &err), KT_E_BUSY);
+	assert_int_equal(kt_pidfile_stop("parts.pid", 300, &pid, &err), KT_E_BUSY);
+	assert_int_equal(pid, child);
+	assert_int_equal(kill(child, SIGKILL), 0);
+	assert_int_equal(waitpid(child, NULL, 0), child);
+	assert_int_equal(kt_pidfile_owner("parts.pid", &owner, NULL), KT_OK);
+	assert_int_equal(owner, 0);
+	assert_int_equal(kt_pidfile_take("parts.pid", &fd, &err), KT_OK); /* the stale file is taken over */
+	kt_pidfile_release("parts.pid", fd);
+	assert_int_equal(access("parts.pid", F_OK), -1);
+	(void)close(ready[0]);
+	(void)close(ready[1]);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(gate_and_window),
+		cmocka_unit_test(slow_clock_is_noticed),
+		cmocka_unit_test(rows_that_cannot_be),
+		cmocka_unit_test(heads_are_edited_in_place),
+		cmocka_unit_test(foreign_and_newer_databases),
+		cmocka_unit_test(kek_rows),
+		cmocka_unit_test(a_busy_database_says_so),
+		cmocka_unit_test(filler_is_what_the_header_says),
+		cmocka_unit_test(names),
+		cmocka_unit_test(pid_file_lock),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
