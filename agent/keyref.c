@@ -8,9 +8,9 @@
 #include <unistd.h>
 
 #include "agent/envfile.h"
+#include "agent/redact.h"
 #include "agent/slot.h"
 #include "base/keymsg.h"
-#include "base/log.h"
 
 enum { KEY_TEXT_MAX = 4096 };
 
@@ -86,19 +86,6 @@ static kt_code read_env(const char *path, const char *name, kt_secret *key, kt_e
 	return rc;
 }
 
-/* The key's bytes, and its text without padding: programs print either, in any of the shapes of base/log.h. */
-static kt_code redact(const kt_secret *key, kt_err *err)
-{
-	kt_secret text;
-	KT_TRY(kt_log_redact(key, err));
-	KT_TRY(kt_secret_to_base64(key, &text, err));
-	while (text.len && text.data[text.len - 1] == '=')
-		text.len--;
-	kt_code rc = kt_log_redact(&text, err);
-	kt_secret_free(&text);
-	return rc;
-}
-
 static kt_code resolve(const kt_agent_ctx *ctx, const cJSON *key, kt_secret *out, kt_err *err)
 {
 	const char *text;
@@ -127,7 +114,7 @@ kt_code kt_keyref_resolve(const kt_agent_ctx *ctx, const cJSON *ref, kt_secret *
 			       "a key is named by {\"key\":{\"slot\", \"file\" or \"env_file\"}}");
 	KT_TRY(kt_json_object(ref, "key", &inner, err));
 	KT_TRY(resolve(ctx, inner, key, err));
-	kt_code rc = redact(key, err);
+	kt_code rc = kt_redact_key(key, err);
 	if (rc != KT_OK)
 		kt_secret_free(key);
 	return rc;

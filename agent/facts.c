@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "agent/epoch.h"
+#include "agent/process.h"
+#include "base/clock.h"
+
+static kt_code facts(const kt_agent_ctx *ctx, cJSON *result, kt_err *err)
+{
+	struct utsname u;
+	char boot_id[KT_BOOT_ID];
+	kt_epoch seen;
+	if (uname(&u) != 0)
+		return kt_fail_errno(err, errno, NULL, "uname");
+	KT_TRY(kt_boot_id(boot_id, err));
+	KT_TRY(kt_epoch_read(ctx->state, ctx->cluster, &seen, err));
+	KT_TRY(kt_json_add_str(result, "hostname", u.nodename, err));
+	KT_TRY(kt_json_add_str(result, "boot_id", boot_id, err));
+	KT_TRY(kt_json_add_int(result, "time_ms", kt_clock_wall_ms(), err));
+	KT_TRY(kt_json_add_str(result, "agent", KT_VERSION, err));
+	KT_TRY(kt_json_add_int(result, "uid", geteuid(), err));
+	KT_TRY(kt_json_add_str(result, "kernel", u.release, err));
+	KT_TRY(kt_json_add_int(result, "epoch", seen.epoch, err));
+	return seen.epoch ? kt_json_add_str(result, "epoch_run", seen.run, err) : KT_OK;
+}
+
+kt_status kt_action_facts(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+{
+	(void)args;
+	return kt_action_end(facts(ctx, result, err));
+}

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* key.transport, key.receive, key.install, key.forget: a new key on its way to this node. */
+#include <errno.h>
+#include <openssl/bio.h>
+#include <openssl/pem.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent/keyref.h"
+#include "agent/redact.h"
+#include "agent/slot.h"
+#include "base/codec.h"
+#include "base/file.h"
+
+enum { LABEL_MAX = 256, NONCE_HEX_MIN = 32, NONCE_HEX_MAX = 2 * KT_PROOF_NONCE_MAX };
+
+/* --- key.transport --------------------------------------------------------------------------------------------------
+ */
+
+static kt_code put_public_pem(EVP_PKEY *key, cJSON *result, kt_err *err)
+{
+	char *text = NULL;
+	BIO *bio = BIO_new(BIO_s_mem());
+	bool ok = bio && PEM_write_bio_PUBKEY(bio, key) == 1 && BIO_write(bio, "", 1) == 1;
+	if (ok)
+		(void)BIO_get_mem_data(bio, &text);
+	kt_code rc = ok ? kt_json_add_str(result, "public_pem", text, err)
+			: kt_fail(err, KT_E_INTERNAL, NULL, "the public key cannot be encoded");
+	BIO_free(bio);
+	return rc;
+}
+
+static kt_code describe_transport(EVP_PKEY *key, bool made, cJSON *result, kt_err *err)
+{
+	char hex[KT_SHA256_HEX];
+	KT_TRY(put_public_pem(key, result, err));
+	KT_TRY(kt_blob_spki_sha256(key, hex, err));
+	KT_TRY(kt_json_add_str(result, "spki_sha256", hex, err));
+	KT_TRY(kt_json_add_int(result, "bits", EVP_PKEY_get_bits(key), err));
+	return kt_json_add_bool(result, "made", made, err);
+}
+
+static kt_code transport(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+{
+	int64_t bits;
+	bool made;
+	EVP_PKEY *key;
+	KT_TRY(kt_json_opt_int(args, "bits", KT_TRANSPORT_BITS, KT_TRANSPORT_BITS_MIN, KT_TRANSPORT_BITS_MAX, &bits,
+			       err));
+	if (bits % 256 != 0)
+		return kt_fail(err, KT_E_INPUT, NULL, "\"bits\" must be a multiple of 256, not %d", (int)bits);
+	KT_TRY(kt_transport_ensure(ctx->state, (unsigned)bits, &made, &key, err));
+	kt_code rc = describe_transport(key, made, result, err);
+	EVP_PKEY_free(key);
+	return rc;
+}
+
+kt_status kt_action_key_transport(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+{
+	return kt_action_end(transport(ctx, args, result, err));
+}
+
+/* --- key.receive ----------------------------------------------------------------------------------------------------
+ */
+
+typedef struct delivery {
+	const char *slot;
+	const char *label;
+	bool keep;
+	kt_blob blob;
+	kt_buf nonce;
+} delivery;
+
+static kt_code check_purpose(const kt_agent_ctx *ctx, const delivery *d, kt_err *err)
+{
+	char label[LABEL_MAX];
+	const kt_blob *b = &d->blob;
+	(void)snprintf(label, sizeof label, "keyturn-proof/1:%s:%s", ctx->run, ctx->node);
+	if (strcmp(d->label, label) != 0)
+		return kt_fail(err, KT_E_REFUSED, NULL, "a proof labelled \"%.100s\" is asked for, not \"%s\"",
+			       d->label, label);
+	if (b->purpose != KT_BLOB_TRANSPORT && b->purpose != KT_BLOB_REHEARSAL)
+		return kt_fail(err, KT_E_INPUT, NULL, "a wrapped key for %s was sent, not one for transport",
+			       kt_blob_purpose_name(b->purpose));
+	if (d->keep && b->purpose != KT_BLOB_TRANSPORT)
+		return kt_fail(err, KT_E_REFUSED, NULL, "a rehearsal key is never kept");
+	if ((b->node[0] && strcmp(b->node, ctx->node) != 0) || (b->run[0] && strcmp(b->run, ctx->run) != 0))
+		return kt_fail(err, KT_E_REFUSED, "wrap one for this node and run",
+			       "the wrapped key is for node \"%s\" in run \"%s\"", b->node, b->run);
+	return KT_OK;
+}
+
+static kt_code read_delivery(const cJSON *args, delivery *d, kt_err *err)
+{
+	const cJSON *blob;
+	const char *nonce;
+	KT_TRY(kt_json_str(args, "slot", &d->slot, err));
+	KT_TRY(kt_name_check("slot", d->slot, err));
+	KT_TRY(kt_json_bool(args, "keep", &d->keep, err));
+	KT_TRY(kt_json_str(args, "label", &d->label, err));
+	KT_TRY(kt_json_str(args, "nonce", &nonce, err));
+	size_t n = strlen(nonce);
+	if (n < NONCE_HEX_MIN || n > NONCE_HEX_MAX)
+		return kt_fail(err, KT_E_INPUT, NULL, "\"nonce\" must be 16 to %d bytes in hex",
+			       (int)KT_PROOF_NONCE_MAX);
+	KT_TRY(kt_hex_decode(nonce, n, &d->nonce, err));
+	KT_TRY(kt_json_object(args, "blob", &blob, err));
+	return kt_blob_from_json(blob, &d->blob, err);
+}
+
+static kt_code prove(const delivery *d, const kt_secret *key, cJSON *result, kt_err *err)
+{
+	uint8_t proof[KT_PROOF_LEN];
+	char kcv[KT_KCV_TEXT];
+	kt_buf hex = KT_BUF_INIT;
+	KT_TRY(kt_kcv_of(key, kcv, err));
+	KT_TRY(kt_proof_of(key, d->label, d->nonce.data, d->nonce.len, proof, err));
+	kt_code rc = kt_hex_encode(proof, sizeof proof, &hex, err);
+	if (rc == KT_OK)
+		rc = kt_json_add_str(result, "kcv", kcv, err);
+	if (rc == KT_OK)
+		rc = kt_json_add_str(result, "proof", kt_buf_cstr(&hex), err);
+	kt_buf_free(&hex);
+	return rc;
+}
+
+/* Keep it, and prove possession with what is then read back from where it is kept. */
+static kt_code take(kt_agent_ctx *ctx, const delivery *d, cJSON *result, kt_err *err)
+{
+	kt_secret key;
+	KT_TRY(kt_slot_unwrap(ctx->state, &d->blob, &key, err));
+	kt_code rc = KT_OK;
+	if (d->keep) {
+		rc = kt_slot_keep(ctx->state, d->slot, &d->blob, err);
+		kt_secret_free(&key);
+		if (rc == KT_OK)
+			rc = kt_slot_open(ctx->state, d->slot, &key, err);
+	}
+	if (rc == KT_OK)
+		rc = prove(d, &key, result, err);
+	kt_secret_free(&key);
+	return rc;
+}
+
+static kt_code receive(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+{
+	delivery d = {0};
+	kt_code rc = read_delivery(args, &d, err);
+	if (rc == KT_OK)
+		rc = check_purpose(ctx, &d, err);
+	if (rc == KT_OK)
+		rc = take(ctx, &d, result, err);
+	kt_buf_free(&d.nonce);
+	return rc;
+}
+
+kt_status kt_action_key_receive(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+{
+	return kt_action_end(receive(ctx, args, result, err));
+}
+
+/* --- key.install ----------------------------------------------------------------------------------------------------
+ */
+
+static kt_code write_key(const char *path, const kt_secret *key, const struct stat *like, bool *made, kt_err *err)
+{
+	kt_secret text;
+	kt_secret line;
+	kt_file_attr attr = {.mode = 0400, .uid = like->st_uid, .gid = like->st_gid};
+	KT_TRY(kt_secret_to_base64(key, &text, err));
+	kt_code rc = kt_secret_new(&line, text.len + 1, err);
+	if (rc == KT_OK) {
+		memcpy(line.data, text.data, text.len);
+		line.data[text.len] = '\n';
+		rc = kt_file_create(path, line.data, line.len, &attr, made, err);
+	}
+	kt_secret_free(&line);
+	kt_secret_free(&text);
+	return rc;
+}
+
+/* What is at `path` must be this key: a file that is there is never overwritten. */
+static kt_code check_installed(const char *path, const kt_secret *key, const struct stat *like, kt_err *err)
+{
+	kt_secret there;
+	struct stat st;
+	KT_TRY(kt_keyref_read_file(path, &there, err));
+	bool same = kt_secret_equal(&there, key);
+	kt_secret_free(&there);
+	if (!same)
+		return kt_fail(err, KT_E_KEY, "choose another path for the new key; this file is not touched",
+			       "%s holds another key", path);
+	if (stat(path, &st) != 0)
+		return kt_fail_errno(err, errno, NULL, "%s", path);
+	if (st.st_uid != like->st_uid)
+		return kt_fail(err, KT_E_KEY, "chown it", "%s belongs to uid %u, and must belong to %u", path,
+			       (unsigned)st.st_uid, (unsigned)like->st_uid);
+	return KT_OK;
+}
+
+static kt_code install_at(const char *path, const char *like, const kt_secret *key, kt_err *err)
+{
+	struct stat st;
+	bool made;
+	if (stat(like, &st) != 0)
+		return kt_fail_errno(err, errno, "\"like\" names a file of the service's user", "%s", like);
+	KT_TRY(write_key(path, key, &st, &made, err));
+	return check_installed(path, key, &st, err);
+}
+
+static kt_code install(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+{
+	const char *slot;
+	const char *path;
+	const char *like;
+	kt_secret key;
+	char kcv[KT_KCV_TEXT];
+	KT_TRY(kt_json_str(args, "slot", &slot, err));
+	KT_TRY(kt_arg_path(args, "path", &path, err));
+	KT_TRY(kt_arg_path(args, "like", &like, err));
+	KT_TRY(kt_slot_open(ctx->state, slot, &key, err));
+	kt_code rc = install_at(path, like, &key, err);
+	if (rc == KT_OK)
+		rc = kt_kcv_of(&key, kcv, err);
+	kt_secret_free(&key);
+	if (rc != KT_OK)
+		return rc;
+	KT_TRY(kt_json_add_str(result, "path", path, err));
+	return kt_json_add_str(result, "kcv", kcv, err);
+}
+
+kt_status kt_action_key_install(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+{
+	return kt_action_end(install(ctx, args, result, err));
+}
+
+/* --- key.forget -----------------------------------------------------------------------------------------------------
+ */
+
+/* Remove the file only where it holds the slot's key; anything else there is somebody else's. */
+static kt_code remove_installed(kt_agent_ctx *ctx, const char *slot, const char *path, kt_err *err)
+{
+	kt_secret key;
+	kt_secret there;
+	kt_err ignored = KT_ERR_INIT;
+	struct stat st;
+	if (lstat(path, &st) != 0)
+		return errno == ENOENT ? KT_OK : kt_fail_errno(err, errno, NULL, "%s", path);
+	KT_TRY(kt_slot_open(ctx->state, slot, &key, err));
+	bool same = kt_keyref_read_file(path, &there, &ignored) == KT_OK && kt_secret_equal(&there, &key);
+	kt_secret_free(&there);
+	kt_secret_free(&key);
+	if (!same)
+		return KT_OK;
+	if (unlink(path) != 0)
+		return kt_fail_errno(err, errno, NULL, "%s cannot be removed", path);
+	return kt_file_sync_folder(path, err);
+}
+
+static kt_code has_slot(const kt_agent_ctx *ctx, const char *slot, bool *there, kt_err *err)
+{
+	kt_buf path = KT_BUF_INIT;
+	kt_code rc = kt_slot_path(ctx->state, slot, &path, err);
+	*there = rc == KT_OK && access(kt_buf_cstr(&path), F_OK) == 0;
+	kt_buf_free(&path);
+	return rc;
+}
+
+/* First the file, while the slot still tells whose it is: so that it can be done again when it was broken off. */
+static kt_code forget(kt_agent_ctx *ctx, const cJSON *args, kt_err *err)
+{
+	const char *slot;
+	const char *path;
+	bool there;
+	KT_TRY(kt_json_str(args, "slot", &slot, err));
+	KT_TRY(has_slot(ctx, slot, &there, err));
+	if (there && cJSON_HasObjectItem(args, "path")) {
+		KT_TRY(kt_arg_path(args, "path", &path, err));
+		KT_TRY(remove_installed(ctx, slot, path, err));
+	}
+	return kt_slot_forget(ctx->state, slot, err);
+}
+
+kt_status kt_action_key_forget(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+{
+	(void)result;
+	return kt_action_end(forget(ctx, args, err));
+}
