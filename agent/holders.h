@@ -31,7 +31,7 @@ typedef struct kt_holders {
 	kt_holder *holders; /* found by kt_holders_look */
 	size_t holder_n;
 	size_t blind; /* processes whose open files or mappings could not be read */
-	char first_blind[128];
+	char first_blind[192];
 } kt_holders;
 
 /* Watch a file, and its -wal, -shm and -journal, whether they are there or not. KT_E_IO when that cannot be told. */

@@ -212,6 +212,45 @@ kt_code kt_procfs_each(kt_proc_fn fn, void *arg, kt_err *err)
 	return rc;
 }
 
+static kt_code add_socket(int folder, const char *name, uint64_t **out, size_t *n, kt_err *err)
+{
+	char shown[64];
+	unsigned long long inode;
+	ssize_t len = readlinkat(folder, name, shown, sizeof shown - 1);
+	shown[len > 0 ? len : 0] = '\0';
+	if (sscanf(shown, "socket:[%llu]", &inode) != 1)
+		return KT_OK;
+	if ((*n & (*n - 1)) == 0) {
+		uint64_t *grown = reallocarray(*out, *n ? 2 * *n : 1, sizeof *grown);
+		if (!grown)
+			return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+		*out = grown;
+	}
+	(*out)[(*n)++] = inode;
+	return KT_OK;
+}
+
+kt_code kt_procfs_sockets(const kt_proc *p, uint64_t **out, size_t *n, kt_err *err)
+{
+	char path[128];
+	*out = NULL;
+	*n = 0;
+	(void)snprintf(path, sizeof path, "%s/fd", p->folder);
+	DIR *dir = opendir(path);
+	if (!dir)
+		return KT_OK;
+	kt_code rc = KT_OK;
+	for (struct dirent *e = readdir(dir); rc == KT_OK && e; e = readdir(dir))
+		rc = add_socket(dirfd(dir), e->d_name, out, n, err);
+	(void)closedir(dir);
+	if (rc != KT_OK) {
+		free(*out);
+		*out = NULL;
+		*n = 0;
+	}
+	return rc;
+}
+
 bool kt_procfs_is_ancestor(pid_t pid)
 {
 	pid_t at = getppid();

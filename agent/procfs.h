@@ -8,6 +8,7 @@
 
 #include <limits.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "base/buf.h"
@@ -35,6 +36,9 @@ typedef kt_code (*kt_proc_fn)(void *arg, const kt_proc *p, kt_err *err);
  */
 KT_MUST_CHECK kt_code kt_procfs_each(kt_proc_fn fn, void *arg, kt_err *err);
 
+/* The inodes of the sockets that a process has open; *out is the caller's (free), NULL when there are none or when they
+ * cannot be read. */
+KT_MUST_CHECK kt_code kt_procfs_sockets(const kt_proc *p, uint64_t **out, size_t *n, kt_err *err);
 /* Whether `pid` is one of our ancestors (not process 1). */
 bool kt_procfs_is_ancestor(pid_t pid);
 /* The command line for people: spaces between, values of what looks like a password option masked, at most `max` bytes.

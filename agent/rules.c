@@ -23,7 +23,7 @@ struct kt_rules {
 	size_t n;
 	bool paths; /* there is an exe or under rule */
 	size_t blind;
-	char first_blind[128];
+	char first_blind[192];
 };
 
 static kt_code make_rule(const cJSON *element, size_t index, rule *out, kt_err *err)
