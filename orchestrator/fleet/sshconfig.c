@@ -266,7 +266,7 @@ static kt_code parse_host(const char *text, size_t n, kt_sshjump *out, kt_err *e
 	const char *rest = close ? close + 1 : to ? to : end;
 	if (!to)
 		to = end;
-	if (to == from || *from == '-')
+	if (to == from || *from == '-' || *from == '[')
 		return kt_fail(err, KT_E_INPUT, NULL, "a jump host without a name");
 	KT_TRY(set(&out->host, from, (size_t)(to - from), err));
 	if (rest == end)
