@@ -496,6 +496,21 @@ static kt_code apply_stop(kt_engine *e, const kt_event *ev, kt_err *err)
 	return KT_OK;
 }
 
+/* S7: while it was held, a node may have gone down that had been started: starts are asked for again, which changes
+ * nothing where the service runs. */
+static void start_again(kt_engine *e)
+{
+	size_t first = e->cur;
+	for (size_t i = e->cur; i-- > e->commit + 1;) {
+		kt_block *b = &e->steps[i].role[KT_ROLE_DO];
+		if (strcmp(b->verb, "service.start") != 0 || b->n == 0)
+			continue;
+		kt_block_open(b);
+		first = i;
+	}
+	e->cur = first;
+}
+
 static kt_code apply_resume(kt_engine *e, const kt_event *ev, kt_err *err)
 {
 	kt_role role;
@@ -505,6 +520,8 @@ static kt_code apply_resume(kt_engine *e, const kt_event *ev, kt_err *err)
 	e->held = false;
 	e->hold = (kt_blame){0};
 	kt_block_reopen(b);
+	if (e->committed)
+		start_again(e);
 	return KT_OK;
 }
 
