@@ -182,6 +182,7 @@ kt_status kt_dispatch(const kt_agent *a, const kt_request *r, cJSON *result, kt_
 			    .step = r->step,
 			    .role = r->role,
 			    .attempt = r->attempt,
+			    .settle = r->settle,
 			    .epoch = r->epoch,
 			    .verb = v->name,
 			    .lock_fd = -1,

@@ -88,6 +88,16 @@ static kt_code start(kt_agent_ctx *ctx, kt_err *err)
 	return try_start(ctx, &why) == KT_OK ? KT_OK : give_up(ctx->spool, &why, err);
 }
 
+/* S1, S2: asked about again after its coordinator or its connection was lost. What was not begun then is not begun now,
+ * long after the gate was quiet. */
+static kt_code never_started(kt_agent_ctx *ctx, kt_err *err)
+{
+	kt_err why = KT_ERR_INIT;
+	KT_IGNORE(kt_fail(&why, KT_E_REFUSED, "the probe tells which key opens the data",
+			  "the command was never started: its request had not arrived before the connection was lost"));
+	return give_up(ctx->spool, &why, err);
+}
+
 /* --- Waiting --------------------------------------------------------------------------------------------------------
  */
 
@@ -198,7 +208,7 @@ kt_status kt_action_exec(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt
 	kt_code rc = kt_spool_work_of(ctx->spool, &work, err);
 	if (rc != KT_OK)
 		return KT_STATUS_UNKNOWN;
-	if (!work.claimed && start(ctx, err) != KT_OK)
+	if (!work.claimed && (ctx->settle ? never_started(ctx, err) : start(ctx, err)) != KT_OK)
 		return KT_STATUS_FAILED; /* not claimed, so not started: no runner goes on without a claim */
 	/* From here on the runner speaks for itself; other work is kept off by what kt_detached_set recorded. */
 	kt_node_unlock(ctx);

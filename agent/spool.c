@@ -114,6 +114,7 @@ static kt_code intent_text(const kt_request *r, const char *hide, kt_buf *out, k
 	KT_TRY(kept_args(r, hide, &args, err));
 	kt_request kept = *r;
 	kept.args = args;
+	kept.settle = false; /* how it is asked, not what is asked */
 	kt_code rc = kt_request_encode(&kept, &json, err);
 	if (rc == KT_OK)
 		rc = kt_json_print(json, out, err);
