@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/shell.h"
 #include "orchestrator/fleet/internal.h"
 
 enum { READS = 16, ROUNDS = 64, CHANNEL_NOT_SAID = -1 };

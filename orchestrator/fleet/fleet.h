@@ -147,7 +147,7 @@ typedef struct kt_fleet_exit {
 /* `exit` is NULL unless err->code is KT_OK, which means: it ran and ended, whatever its exit status. */
 typedef void (*kt_fleet_exec_cb)(void *cookie, kt_fleet_node *node, const kt_err *err, const kt_fleet_exit *exit);
 typedef struct kt_fleet_exec_options {
-	const char *const *argv; /* NULL-terminated; quoted for the login shell by kt_shell_quote */
+	const char *const *argv; /* NULL-terminated; quoted for the login shell by kt_shell_quote (base/shell.h) */
 	const void *input;       /* stdin, copied; may be NULL */
 	size_t input_len;
 	int64_t timeout_ms; /* 0: 60,000 */
@@ -176,9 +176,5 @@ KT_MUST_CHECK kt_code kt_fleet_upload(kt_fleet_node *node, const kt_fleet_upload
 
 /* Say bye and drop the connection; operations under way complete with KT_E_INTERRUPTED. May be connected again. */
 void kt_fleet_disconnect(kt_fleet_node *node);
-
-/* The command line for a POSIX login shell that runs exactly `argv` (NULL-terminated, at least one word), appended to
- * `out`. The only place where a remote command line is made. KT_E_USAGE when argv is empty. */
-KT_MUST_CHECK kt_code kt_shell_quote(const char *const *argv, kt_buf *out, kt_err *err);
 
 #endif

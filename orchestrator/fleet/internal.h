@@ -7,8 +7,8 @@
  * queue of turns transport.c bytes between the socket (or a jump host's channel) and libssh2 auth.c     which key is
  * offered next                                      keyfile.c  private keys from files sshagent.c the ssh-agent, asked
  * asynchronously                            channel.c  ssh channels agent.c    the node's agent: hello, ping, frames
- * request.c  requests scan.c     the host key alone exec.c     one command upload.c   one file quote.c    the remote
- * command line     hostkeys.c pins     sshconfig.c ssh -G     trouble.c texts of failures
+ * request.c  requests scan.c     the host key alone exec.c     one command upload.c   one file (quoting: base/shell.c)
+ * hostkeys.c pins     sshconfig.c ssh -G     trouble.c texts of failures
  *
  * How it works: libssh2 never touches a socket. It reads from node->rx and writes to node->tx, so that a packet is
  * never "partly sent" (libssh2 answers BAD_USE to everything else meanwhile) and reading is never forgotten because a

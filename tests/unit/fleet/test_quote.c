@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "orchestrator/fleet/fleet.h"
+#include "base/shell.h"
 
 /* What `printf '%s\0' WORDS` prints when /bin/sh runs the quoted command line. */
 static size_t through_shell(const char *const *words, char *out, size_t max)
