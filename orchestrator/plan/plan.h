@@ -34,10 +34,15 @@ typedef struct kt_plan_input {
 KT_MUST_CHECK kt_code kt_plan_make(const kt_plan_input *in, cJSON **plan, char digest[KT_SHA256_HEX], kt_err *err);
 
 /*
- * The arguments of `key.locate` for one node (index into the cluster's nodes): {"env_file", "variables": {NAME: scheme}}, the variables
- * being those that the playbook's keystores set for running. `in->located` and `in->run` are not looked at. *out is the caller's.
+ * The arguments of `key.locate` for one node (index into the cluster's nodes): {"env_file", "variables": {NAME:
+ * scheme}}, the variables being those that the playbook's keystores set for running. `in->located` and `in->run` are
+ * not looked at. *out is the caller's.
  */
 KT_MUST_CHECK kt_code kt_plan_locate_args(const kt_plan_input *in, size_t node, cJSON **out, kt_err *err);
+
+/* The arguments of key.locate for node `node` (an index into cluster->nodes): where the application's variables are,
+ * and which of them name a key. `in->located` is not looked at. *args is the caller's. KT_E_INPUT. */
+KT_MUST_CHECK kt_code kt_plan_locate_args(const kt_plan_input *in, size_t node, cJSON **args, kt_err *err);
 
 /* The digest of a plan that is there already (from the journal, from a file). */
 KT_MUST_CHECK kt_code kt_plan_digest(const cJSON *plan, char digest[KT_SHA256_HEX], kt_err *err);

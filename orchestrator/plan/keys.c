@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where the old key is and where the new one goes, and how that reads as variables and as arguments of the agent. */
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "orchestrator/plan/internal.h"
+
+static const cJSON *member(const cJSON *obj, const char *name)
+{
+	return obj ? cJSON_GetObjectItemCaseSensitive(obj, name) : NULL;
+}
+
+static kt_code no_memory(kt_err *err)
+{
+	return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+}
+
+static const char *kind_name(const kt_plan_key *k)
+{
+	return k->env ? "env" : "file";
+}
+
+/* --- Reading the URIs -----------------------------------------------------------------------------------------------
+ */
+
+/* Two spellings of one path must not pass for two. Dollar signs would be taken for templates. */
+static bool path_is_plain(const char *p)
+{
+	size_t n = strlen(p);
+	if (p[0] != '/' || n < 2 || p[n - 1] == '/' || strchr(p, '$'))
+		return false;
+	for (const char *c = p; *c; c++)
+		if ((unsigned char)*c < ' ' || *c == 0x7f)
+			return false;
+	for (const char *c = strchr(p, '/'); c; c = strchr(c + 1, '/')) {
+		size_t part = strcspn(c + 1, "/");
+		if (part == 0 || (part == 1 && c[1] == '.') || (part == 2 && c[1] == '.' && c[2] == '.'))
+			return false;
+	}
+	return true;
+}
+
+static bool name_is_plain(const char *name)
+{
+	bool ok = isalpha((unsigned char)name[0]) || name[0] == '_';
+	for (const char *c = name; *c; c++)
+		ok = ok && (isalnum((unsigned char)*c) || *c == '_');
+	return ok && strlen(name) < 256;
+}
+
+static kt_code parse_key(const char *uri, kt_plan_key *out, kt_err *err)
+{
+	bool env = strncmp(uri, "env:", 4) == 0;
+	bool file = strncmp(uri, "file:", 5) == 0;
+	if (!env && !file)
+		return kt_fail(err, KT_E_INPUT, "write file:/absolute/path or env:NAME",
+			       "\"%s\" is no keystore that is known", uri);
+	if (file && !path_is_plain(uri + 5))
+		return kt_fail(err, KT_E_INPUT, "write an absolute path without \"//\", \".\", \"..\" and dollar signs",
+			       "\"%s\": the path is not plain", uri);
+	if (env && !name_is_plain(uri + 4))
+		return kt_fail(err, KT_E_INPUT, NULL, "\"%s\" does not name a variable", uri);
+	char *copy = strdup(uri);
+	if (!copy)
+		return no_memory(err);
+	*out = (kt_plan_key){.uri = copy, .env = env, .where = copy + (env ? 4 : 5)};
+	return KT_OK;
+}
+
+static kt_code at_key(const kt_planner *p, const char *path, size_t node, kt_code rc, kt_err *err)
+{
+	const kt_cluster *c = p->in->cluster;
+	if (rc == KT_OK)
+		return rc;
+	return kt_err_prefix(err, rc, "%s:%zu: %s: %s", c->doc.name, kt_json_doc_line(&c->doc, path), path,
+			     c->nodes[node].name);
+}
+
+/* A template of cluster.json for one node. */
+static kt_code read_key(kt_planner *p, const char *path, const char *text, size_t node, kt_plan_key *out, kt_err *err)
+{
+	kt_plan_scope s;
+	kt_scope scope;
+	kt_buf uri = KT_BUF_INIT;
+	kt_plan_scope_init(p, node, false, &s, &scope);
+	kt_code rc = kt_template_text(text, &scope, &uri, err);
+	if (rc == KT_OK)
+		rc = parse_key(kt_buf_cstr(&uri), out, err);
+	kt_buf_free(&uri);
+	return at_key(p, path, node, rc, err);
+}
+
+static kt_code find_from(kt_planner *p, size_t i, kt_err *err)
+{
+	const kt_cluster *c = p->in->cluster;
+	const char *told = p->in->located ? p->in->located[i].uri : NULL;
+	if (!told && !c->key_from)
+		return kt_fail(err, KT_E_INPUT,
+			       "set \"from\" in \"key\" of the cluster file, or let the nodes be asked",
+			       "%s: where the old key is was neither said nor asked", c->nodes[i].name);
+	if (!c->key_from)
+		return kt_err_prefix(err, parse_key(told, &p->from[i], err), "%s", c->nodes[i].name);
+	KT_TRY(read_key(p, "$.key.from", c->key_from, i, &p->from[i], err));
+	if (told && strcmp(told, p->from[i].uri) != 0)
+		return kt_fail(err, KT_E_REFUSED, "correct $.key.from, or leave it out",
+			       "%s runs with the key in %s, but %s says %s", c->nodes[i].name, told, c->doc.name,
+			       p->from[i].uri);
+	return KT_OK;
+}
+
+static kt_code find_kcv(kt_planner *p, kt_err *err)
+{
+	const kt_cluster *c = p->in->cluster;
+	size_t first = 0;
+	for (size_t i = 0; p->in->located && i < c->nodes_count; i++) {
+		const char *kcv = p->in->located[i].kcv;
+		if (kcv && !p->kcv) {
+			p->kcv = kcv;
+			first = i;
+		}
+		if (kcv && strcmp(kcv, p->kcv) != 0)
+			return kt_fail(err, KT_E_REFUSED, "give all nodes the key that opens the data, then try again",
+				       "the nodes have different keys: %s has %s, %s has %s", c->nodes[first].name,
+				       p->kcv, c->nodes[i].name, kcv);
+	}
+	return KT_OK;
+}
+
+/* --- What must hold
+ * ----------------------------------------------------------------------------------------------------- */
+
+static kt_code check_same_kind(const kt_planner *p, const kt_plan_key *keys, const char *which, kt_err *err)
+{
+	const kt_cluster *c = p->in->cluster;
+	for (size_t i = 1; i < c->nodes_count; i++)
+		if (keys[i].env != keys[0].env)
+			return kt_fail(err, KT_E_REFUSED, "bring all nodes to the same kind of keystore first",
+				       "the %s key is in %s on %s, but in %s on %s", which, keys[0].uri,
+				       c->nodes[0].name, keys[i].uri, c->nodes[i].name);
+	return KT_OK;
+}
+
+/* The variable named must be the one that the application reads its key from. */
+static kt_code check_variable(const kt_planner *p, const kt_plan_key *k, kt_err *err)
+{
+	const cJSON *set = member(member(p->playbook, "keystores"), kind_name(k));
+	if (!set)
+		return kt_fail(err, KT_E_REFUSED, NULL, "playbook \"%s\" has no keystore \"%s\", but the key is in %s",
+			       p->in->playbook->name, kind_name(k), k->uri);
+	if (!k->env)
+		return KT_OK;
+	for (const cJSON *v = member(set, "run")->child; v; v = v->next)
+		if (cJSON_IsObject(v) && strcmp(v->string, k->where) == 0)
+			return KT_OK;
+	return kt_fail(err, KT_E_REFUSED, "name the variable that playbook uses for its key",
+		       "%s: the application does not read its key from this variable", k->uri);
+}
+
+static kt_code check_keys(const kt_planner *p, kt_err *err)
+{
+	const kt_cluster *c = p->in->cluster;
+	KT_TRY(check_same_kind(p, p->from, "old", err));
+	KT_TRY(check_same_kind(p, p->to, "new", err));
+	for (size_t i = 0; i < c->nodes_count; i++) {
+		KT_TRY(check_variable(p, &p->from[i], err));
+		KT_TRY(check_variable(p, &p->to[i], err));
+		if (!p->to[i].env && strcmp(p->from[i].uri, p->to[i].uri) == 0)
+			return kt_fail(err, KT_E_REFUSED,
+				       "let $.key.to name another file, for instance with ${run} in it",
+				       "%s: the new key would replace the old one, which stays needed (%s)",
+				       c->nodes[i].name, p->to[i].uri);
+	}
+	return KT_OK;
+}
+
+kt_code kt_plan_find_keys(kt_planner *p, kt_err *err)
+{
+	const kt_cluster *c = p->in->cluster;
+	p->from = calloc(c->nodes_count, sizeof *p->from);
+	p->to = calloc(c->nodes_count, sizeof *p->to);
+	if (!p->from || !p->to)
+		return no_memory(err);
+	for (size_t i = 0; i < c->nodes_count; i++)
+		KT_TRY(find_from(p, i, err));
+	KT_TRY(find_kcv(p, err));
+	for (size_t i = 0; i < c->nodes_count; i++)
+		KT_TRY(read_key(p, "$.key.to", c->key_to, i, &p->to[i], err));
+	return check_keys(p, err);
+}
+
+void kt_plan_free_keys(kt_planner *p)
+{
+	for (size_t i = 0; i < p->in->cluster->nodes_count; i++) {
+		if (p->from)
+			free(p->from[i].uri);
+		if (p->to)
+			free(p->to[i].uri);
+	}
+	free(p->from);
+	free(p->to);
+	p->from = p->to = NULL;
+}
+
+/* --- Operators
+ * ---------------------------------------------------------------------------------------------------------- */
+
+/* `${key.` becomes `${from.` or `${to.`, so that the value means that side's key. */
+static cJSON *value_for(const cJSON *value, const char *side)
+{
+	if (!cJSON_IsString(value)) {
+		cJSON *ref = cJSON_CreateObject();
+		if (ref && !cJSON_AddStringToObject(ref, "key", side)) {
+			cJSON_Delete(ref);
+			return NULL;
+		}
+		return ref;
+	}
+	kt_buf text = KT_BUF_INIT;
+	kt_code rc = KT_OK;
+	const char *p = value->valuestring;
+	for (const char *at = strstr(p, "${key."); rc == KT_OK && at; p = at + 6, at = strstr(p, "${key.")) {
+		rc = kt_buf_append(&text, p, (size_t)(at - p), NULL);
+		if (rc == KT_OK)
+			rc = kt_buf_printf(&text, NULL, "${%s.", side);
+	}
+	if (rc == KT_OK)
+		rc = kt_buf_str(&text, p, NULL);
+	cJSON *made = rc == KT_OK ? cJSON_CreateString(kt_buf_cstr(&text)) : NULL;
+	kt_buf_free(&text);
+	return made;
+}
+
+/* Add one set ("from.source") to `into`; two sets may agree on a variable, but not differ. */
+static kt_code merge_set(const kt_planner *p, const char *name, cJSON *into, kt_err *err)
+{
+	bool from = strncmp(name, "from.", 5) == 0;
+	const char *set_name = strchr(name, '.');
+	const kt_plan_key *key = from ? p->from : p->to;
+	const cJSON *set =
+		member(member(member(p->playbook, "keystores"), kind_name(key)), set_name ? set_name + 1 : "");
+	if (!set || (!from && strncmp(name, "to.", 3) != 0))
+		return kt_fail(err, KT_E_INPUT, "the sets are from.run, from.source, to.destination, to.run",
+			       "there is no set of variables \"%.40s\"", name);
+	for (const cJSON *v = set->child; v; v = v->next) {
+		cJSON *made = value_for(v, from ? "from" : "to");
+		const cJSON *there = member(into, v->string);
+		bool same = there && made && cJSON_Compare(there, made, 1);
+		if (there) {
+			cJSON_Delete(made);
+			if (!same)
+				return kt_fail(err, KT_E_INPUT, NULL, "two sets give \"%s\" different values",
+					       v->string);
+			continue;
+		}
+		KT_TRY(kt_json_add(into, v->string, made, err));
+	}
+	return KT_OK;
+}
+
+static kt_code merge_sets(const kt_planner *p, const cJSON *names, cJSON **out, kt_err *err)
+{
+	*out = cJSON_CreateObject();
+	kt_code rc = *out ? KT_OK : no_memory(err);
+	if (rc == KT_OK && !cJSON_IsArray(names))
+		rc = kt_fail(err, KT_E_INPUT, NULL, "\"$set\" and \"$owned_except\" take an array of names of sets");
+	for (const cJSON *n = rc == KT_OK ? names->child : NULL; rc == KT_OK && n; n = n->next)
+		rc = merge_set(p, cJSON_IsString(n) ? n->valuestring : "", *out, err);
+	if (rc != KT_OK) {
+		cJSON_Delete(*out);
+		*out = NULL;
+	}
+	return rc;
+}
+
+/* Every other variable that the playbook owns becomes null: removed from the command's environment. */
+static kt_code clear_others(const kt_planner *p, cJSON *set, kt_err *err)
+{
+	for (const cJSON *o = member(p->playbook, "owns")->child; o; o = o->next)
+		if (!member(set, o->valuestring))
+			KT_TRY(kt_json_add(set, o->valuestring, cJSON_CreateNull(), err));
+	return KT_OK;
+}
+
+static kt_code owned_except(const kt_planner *p, const cJSON *names, cJSON **out, kt_err *err)
+{
+	cJSON *set = NULL;
+	KT_TRY(merge_sets(p, names, &set, err));
+	cJSON *list = cJSON_CreateArray();
+	kt_code rc = list ? KT_OK : no_memory(err);
+	for (const cJSON *o = member(p->playbook, "owns")->child; rc == KT_OK && o; o = o->next) {
+		cJSON *name = member(set, o->valuestring) ? NULL : cJSON_CreateString(o->valuestring);
+		if (!member(set, o->valuestring) && (!name || !cJSON_AddItemToArray(list, name)))
+			rc = no_memory(err);
+	}
+	cJSON_Delete(set);
+	if (rc != KT_OK)
+		cJSON_Delete(list);
+	else
+		*out = list;
+	return rc;
+}
+
+kt_code kt_plan_operator(kt_planner *p, const cJSON *object, cJSON **out, kt_err *err)
+{
+	const cJSON *set = member(object, "$set");
+	const cJSON *except = member(object, "$owned_except");
+	const cJSON *clear = member(object, "clear");
+	int members = cJSON_GetArraySize(object);
+	if ((!set && !except) || !p->from)
+		return KT_OK;
+	if (members != 1 + (set && clear))
+		return kt_fail(err, KT_E_INPUT, NULL,
+			       "\"$set\" may have \"clear\" beside it, \"$owned_except\" nothing");
+	if (except)
+		return owned_except(p, except, out, err);
+	KT_TRY(merge_sets(p, set, out, err));
+	kt_code rc = cJSON_IsTrue(clear) ? clear_others(p, *out, err) : KT_OK;
+	if (rc != KT_OK) {
+		cJSON_Delete(*out);
+		*out = NULL;
+	}
+	return rc;
+}
+
+/* --- Key references
+ * ---------------------------------------------------------------------------------------------------- */
+
+static kt_code add_env_file(kt_planner *p, size_t node, cJSON *ref, kt_err *err)
+{
+	kt_plan_scope s;
+	kt_scope scope;
+	kt_buf path = KT_BUF_INIT;
+	kt_plan_scope_init(p, node, true, &s, &scope);
+	kt_code rc = kt_template_text(member(p->playbook, "env_file")->valuestring, &scope, &path, err);
+	if (rc == KT_OK)
+		rc = kt_json_add_str(ref, "env_file", kt_buf_cstr(&path), err);
+	kt_buf_free(&path);
+	return rc;
+}
+
+/* What {"key":…} of the agent holds: {"slot"}, {"file"} or {"env_file","name"}. */
+static kt_code agent_ref(kt_planner *p, size_t node, const char *side, cJSON **out, kt_err *err)
+{
+	const kt_plan_key *from = &p->from[node];
+	bool old = strcmp(side, "from") == 0;
+	cJSON *ref = cJSON_CreateObject();
+	kt_code rc = ref ? KT_OK : no_memory(err);
+	if (rc == KT_OK && !old)
+		rc = kt_json_add_str(ref, "slot", p->in->run, err);
+	else if (rc == KT_OK && !from->env)
+		rc = kt_json_add_str(ref, "file", from->where, err);
+	else if (rc == KT_OK)
+		rc = add_env_file(p, node, ref, err);
+	if (rc == KT_OK && old && from->env)
+		rc = kt_json_add_str(ref, "name", from->where, err);
+	if (rc != KT_OK)
+		cJSON_Delete(ref);
+	else
+		*out = ref;
+	return rc;
+}
+
+static bool is_side(const cJSON *v)
+{
+	return cJSON_IsString(v) && (strcmp(v->valuestring, "from") == 0 || strcmp(v->valuestring, "to") == 0);
+}
+
+kt_code kt_plan_bind_keys(kt_planner *p, size_t node, cJSON *value, kt_err *err)
+{
+	cJSON *key = cJSON_IsObject(value) ? cJSON_GetObjectItemCaseSensitive(value, "key") : NULL;
+	if (is_side(key) && !value->child->next) {
+		cJSON *ref = NULL;
+		if (node == SIZE_MAX)
+			return kt_fail(err, KT_E_INPUT, NULL, "a step for the whole cluster has no key at hand");
+		KT_TRY(agent_ref(p, node, key->valuestring, &ref, err));
+		cJSON_DeleteItemFromObjectCaseSensitive(value, "key");
+		return kt_json_add(value, "key", ref, err);
+	}
+	for (cJSON *c = value->child; c; c = c->next)
+		KT_TRY(kt_plan_bind_keys(p, node, c, err));
+	return KT_OK;
+}
