@@ -26,13 +26,11 @@ static const verb verbs[] = {
 	{"service.status", READS, AGAIN, false, false, NULL, kt_action_service_status},
 	{"service.stop", CHANGES, AGAIN, false, false, NULL, kt_action_service_stop},
 	{"service.start", CHANGES, AGAIN, false, false, NULL, kt_action_service_start},
-#ifndef KT_AGENT_NO_GATE
 	{"preflight", READS, AGAIN, false, false, NULL, kt_action_preflight},
 	{"gate.check", READS, AGAIN, false, false, NULL, kt_action_gate_check},
 	{"backup.create", CHANGES, AGAIN, false, false, NULL, kt_action_backup_create},
 	{"backup.check", CHANGES, AGAIN, false, false, NULL, kt_action_backup_check},
 	{"backup.restore", CHANGES, AGAIN, false, false, NULL, kt_action_backup_restore},
-#endif
 	{"key.transport", CHANGES, AGAIN, true, false, NULL, kt_action_key_transport},
 	{"key.locate", READS, AGAIN, false, false, NULL, kt_action_key_locate},
 	{"key.receive", CHANGES, AGAIN, false, false, "blob", kt_action_key_receive},

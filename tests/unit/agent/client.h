@@ -138,8 +138,8 @@ static inline cJSON *client_frame(client *c, kt_frame_kind *kind)
 static inline void client_start(client *c)
 {
 	kt_frame_kind kind = KT_FRAME_BYE;
-	client_start_argv(c, (const char *const[]){"keyturn-agent", "serve", "--node", "web01", "--state", state_dir(),
-						   NULL});
+	client_start_argv(
+		c, (const char *const[]){"keyturn-agent", "serve", "--node", "web01", "--state", state_dir(), NULL});
 	cJSON *hello = client_frame(c, &kind);
 	if (!hello) {
 		char text[2000];

@@ -46,8 +46,8 @@ static void expect_refusal(const void *bytes, size_t n, bool close_it, const cha
 static void frame(kt_buf *b, uint8_t version, uint8_t kind, uint32_t len, const char *payload)
 {
 	kt_err err = KT_ERR_INIT;
-	uint8_t head[8] = {'K', 'T', version, kind, (uint8_t)(len >> 24), (uint8_t)(len >> 16), (uint8_t)(len >> 8),
-			   (uint8_t)len};
+	uint8_t head[8] = {
+		'K', 'T', version, kind, (uint8_t)(len >> 24), (uint8_t)(len >> 16), (uint8_t)(len >> 8), (uint8_t)len};
 	kt_buf_clear(b);
 	assert_kt_ok(kt_buf_append(b, head, sizeof head, &err));
 	assert_kt_ok(kt_buf_str(b, payload, &err));
@@ -103,14 +103,22 @@ static void malformed_requests_are_answered(void **state)
 {
 	(void)state;
 	static const char *const bad[] = {
-		"{'id':7,'cluster':'looker','run':'R1','epoch':1,'step':'s','role':'do','node':'web01','attempt':1,'args':{}}",
-		"{'id':7,'cluster':'../x','run':'R1','epoch':1,'step':'s','role':'do','node':'web01','attempt':1,'verb':'facts','args':{}}",
-		"{'id':7,'cluster':'looker','run':'a/b','epoch':1,'step':'s','role':'do','node':'web01','attempt':1,'verb':'facts','args':{}}",
-		"{'id':7,'cluster':'looker','run':'R1','epoch':1,'step':'..','role':'do','node':'web01','attempt':1,'verb':'facts','args':{}}",
-		"{'id':7,'cluster':'looker','run':'R1','epoch':-1,'step':'s','role':'do','node':'web01','attempt':1,'verb':'facts','args':{}}",
-		"{'id':7,'cluster':'looker','run':'R1','epoch':1,'step':'s','role':'help','node':'web01','attempt':1,'verb':'facts','args':{}}",
-		"{'id':7,'cluster':'looker','run':'R1','epoch':1,'step':'s','role':'do','node':'web01','attempt':0,'verb':'facts','args':{}}",
-		"{'id':7,'cluster':'looker','run':'R1','epoch':1,'step':'s','role':'do','node':'web01','attempt':1,'verb':'facts','args':[]}",
+		"{'id':7,'cluster':'looker','run':'R1','epoch':1,'step':'s','role':'do','node':'web01','attempt':1,'"
+		"args':{}}",
+		"{'id':7,'cluster':'../"
+		"x','run':'R1','epoch':1,'step':'s','role':'do','node':'web01','attempt':1,'verb':'facts','args':{}}",
+		"{'id':7,'cluster':'looker','run':'a/"
+		"b','epoch':1,'step':'s','role':'do','node':'web01','attempt':1,'verb':'facts','args':{}}",
+		"{'id':7,'cluster':'looker','run':'R1','epoch':1,'step':'..','role':'do','node':'web01','attempt':1,'"
+		"verb':'facts','args':{}}",
+		"{'id':7,'cluster':'looker','run':'R1','epoch':-1,'step':'s','role':'do','node':'web01','attempt':1,'"
+		"verb':'facts','args':{}}",
+		"{'id':7,'cluster':'looker','run':'R1','epoch':1,'step':'s','role':'help','node':'web01','attempt':1,'"
+		"verb':'facts','args':{}}",
+		"{'id':7,'cluster':'looker','run':'R1','epoch':1,'step':'s','role':'do','node':'web01','attempt':0,'"
+		"verb':'facts','args':{}}",
+		"{'id':7,'cluster':'looker','run':'R1','epoch':1,'step':'s','role':'do','node':'web01','attempt':1,'"
+		"verb':'facts','args':[]}",
 	};
 	client c;
 	client_start(&c);
