@@ -262,8 +262,8 @@ kt_code kt_p11_generate(kt_token *t, kt_p11_template *tpl, const kt_p11_policy *
 {
 	CK_MECHANISM m = {CKM_AES_KEY_GEN, NULL, 0};
 	*out = 0;
-	add_flag(tpl, CKA_MODIFIABLE,
-		 CK_FALSE); /* not in templates of C_UnwrapKey: SoftHSM gives CKR_ATTRIBUTE_READ_ONLY */
+	/* Not in templates of C_UnwrapKey: SoftHSM answers them with CKR_ATTRIBUTE_READ_ONLY. */
+	add_flag(tpl, CKA_MODIFIABLE, CK_FALSE);
 	kt_p11_template_add(tpl, CKA_VALUE_LEN, &tpl->value_len, sizeof tpl->value_len);
 	KT_TRY(P11(t, err, C_GenerateKey, t->session, &m, tpl->a, tpl->n, out));
 	kt_code rc = kt_p11_policy_check(t, *out, policy, err);

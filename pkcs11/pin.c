@@ -12,6 +12,8 @@
 
 #include "base/file.h"
 
+enum { CTRL_C = 3 };
+
 static kt_code check_file(int fd, const char *path, kt_err *err)
 {
 	struct stat st;
@@ -97,7 +99,9 @@ static kt_code ask(int tty, const char *prompt, kt_secret *pin, kt_err *err)
 	if (tcgetattr(tty, &was) != 0)
 		return kt_fail_errno(err, errno, NULL, "the terminal cannot be asked for the PIN");
 	struct termios quiet = was;
-	quiet.c_lflag &= ~(tcflag_t)ECHO;
+	/* Ctrl-C ends the line instead of the process, which would leave the terminal without echo. */
+	quiet.c_lflag &= ~(tcflag_t)(ECHO | ISIG);
+	quiet.c_cc[VEOL] = CTRL_C;
 	if (tcsetattr(tty, TCSAFLUSH, &quiet) != 0)
 		return kt_fail_errno(err, errno, NULL, "the terminal's echo cannot be turned off");
 	kt_code rc = kt_file_write_all(tty, prompt, strlen(prompt), "the terminal", err);

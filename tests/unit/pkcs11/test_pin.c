@@ -182,7 +182,10 @@ static int type_at_prompt(const char *answer, char *shown, size_t size)
 		kt_err err = KT_ERR_INIT;
 		kt_secret pin;
 		kt_code rc = kt_pin_read("", "PIN of x: ", &pin, &err);
-		_exit(rc != KT_OK ? 2 : strcmp((const char *)pin.data, "typed-pin") == 0 ? 0 : 1);
+		_exit(rc == KT_E_INTERRUPTED                             ? 3
+		      : rc != KT_OK                                      ? 2
+		      : strcmp((const char *)pin.data, "typed-pin") == 0 ? 0
+									 : 1);
 	}
 	bool typed = false;
 	for (;;) {
@@ -210,7 +213,9 @@ static void asks_at_a_terminal_without_echo(void **state)
 	assert_non_null(strstr(shown, "PIN of x: "));
 	assert_null(strstr(shown, "typed"));
 	assert_int_equal(type_at_prompt("\n", shown, sizeof shown), 2);
-	assert_int_equal(type_at_prompt("\x04", shown, sizeof shown), 2); /* end of input */
+	assert_int_equal(type_at_prompt("\x04", shown, sizeof shown), 2);      /* end of input */
+	assert_int_equal(type_at_prompt("typed\x03", shown, sizeof shown), 3); /* Ctrl-C, without a newline */
+	assert_null(strstr(shown, "typed"));
 }
 
 int main(void)

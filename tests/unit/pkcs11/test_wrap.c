@@ -375,6 +375,18 @@ static void missing_mechanisms_are_said(void **state)
 	assert_non_null(strstr(err.msg, "rsa-oaep"));
 }
 
+static void a_length_that_the_format_cannot_have_is_refused(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_token_key escrow = wrapping_key("escrow"), key = session_key();
+	kt_blob blob;
+	assert_kt_ok(kt_token_wrap_under(t, &key, &escrow, KT_BLOB_ESCROW, &blob, &err));
+	shim->pad_is_long = true; /* after it was probed */
+	assert_kt_fails(KT_E_HSM, kt_token_wrap_under(t, &key, &escrow, KT_BLOB_ESCROW, &blob, &err));
+	assert_non_null(strstr(err.msg, "48 bytes"));
+}
+
 static void value_len_is_given_where_it_is_wanted(void **state)
 {
 	(void)state;
@@ -449,6 +461,7 @@ int main(void)
 		WITH_TOKEN(pad_that_is_rfc3394_is_called_so),
 		WITH_TOKEN(a_token_that_shows_no_key_is_believed_by_name_only),
 		WITH_TOKEN(missing_mechanisms_are_said),
+		WITH_TOKEN(a_length_that_the_format_cannot_have_is_refused),
 		WITH_TOKEN(value_len_is_given_where_it_is_wanted),
 		WITH_TOKEN(what_an_unwrap_ignores_is_destroyed),
 		WITH_TOKEN(openssl_command_opens_the_escrow),
