@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The coordinator's journal, read by an independent program: Python's sqlite3 (docs/FORMATS.md, section 8)."""
+import json
+import os
+import sqlite3
+
+
+class Journal:
+    def __init__(self, state_folder):
+        self.path = os.path.join(state_folder, "journal.db")
+
+    def entries(self, run=None):
+        """All entries as dictionaries, or those of one run. Empty when there is no journal yet."""
+        if not os.path.exists(self.path):
+            return []
+        db = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=10)
+        try:
+            db.row_factory = sqlite3.Row
+            rows = db.execute("SELECT * FROM entry ORDER BY seq").fetchall()
+        except sqlite3.OperationalError:
+            return []  # it is just being made
+        finally:
+            db.close()
+        return [dict(row) for row in rows if run is None or row["run"] == run]
+
+    def latest(self):
+        """The id of the run that was begun last, None when there is none."""
+        begun = [e["run"] for e in self.entries() if e["kind"] == "begin"]
+        return begun[-1] if begun else None
+
+    def plan(self, run=None):
+        run = run or self.latest()
+        return json.loads(next(e["body"] for e in self.entries(run) if e["kind"] == "begin"))
+
+    def step_of(self, verb, run=None):
+        """The name of the first step of the run's plan with this verb."""
+        return next(s["name"] for s in self.plan(run)["steps"] if s["verb"] == verb)
+
+    def intents(self, step, run=None, role="do"):
+        return [e for e in self.entries(run or self.latest())
+                if e["kind"] == "intent" and e["step"] == step and e["role"] == role]
+
+    def end(self, run=None):
+        """What the latest `end` of a run says ("turned", "rolled-back", ...), None while there is none."""
+        ends = [e for e in self.entries(run or self.latest()) if e["kind"] == "end"]
+        return json.loads(ends[-1]["body"])["state"] if ends else None
