@@ -272,7 +272,7 @@ void kt_connect_drop(kt_fleet_node *node)
 	node->connect_deadline = 0;
 }
 
-const char *kt_phase_name(kt_phase phase)
+const char *kt_fleet_phase_name(kt_phase phase)
 {
 	static const char *const names[KT_PH_COUNT] = {
 		"down",       "waiting for the jump host",        "waiting for its turn", "resolving the name",

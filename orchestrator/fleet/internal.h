@@ -318,7 +318,7 @@ void kt_connect_cancelled(kt_op *op);
 void kt_connect_turn_over(kt_fleet_node *node); /* gives the turn to the next in the queue */
 void kt_connect_drop(kt_fleet_node *node);      /* look-up, queue, addresses, socket, tunnel */
 void kt_connect_jump_changed(kt_fleet_node *jump, const kt_err *err);
-const char *kt_phase_name(kt_phase phase);
+const char *kt_fleet_phase_name(kt_phase phase);
 
 /* scan.c */
 void kt_scan_found(kt_fleet_node *node); /* the host key is there */

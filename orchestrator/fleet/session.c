@@ -93,7 +93,7 @@ static bool step_handshake(kt_fleet_node *node)
 	int rc = libssh2_session_handshake(node->session, kt_node_fd(node));
 	if (rc == LIBSSH2_ERROR_EAGAIN)
 		return false;
-	kt_code code = rc != 0 ? kt_ssh_fail(node, rc, kt_phase_name(node->phase), &err) : KT_OK;
+	kt_code code = rc != 0 ? kt_ssh_fail(node, rc, kt_fleet_phase_name(node->phase), &err) : KT_OK;
 	if (code == KT_OK && node->scanning) {
 		kt_scan_found(node);
 		return false;
@@ -188,7 +188,7 @@ static void check_connect_deadline(kt_fleet_node *node, int64_t now)
 				     ? "the ssh-agent has not answered: see whether it asks for a confirmation"
 				     : "see whether the node is up and reachable, or raise ssh.connect_timeout_s";
 	KT_IGNORE(kt_node_fail(node, &err, KT_E_UNREACHABLE, remedy, "no answer within %lld ms while %s",
-			       (long long)node->fleet->options.connect_timeout_ms, kt_phase_name(node->phase)));
+			       (long long)node->fleet->options.connect_timeout_ms, kt_fleet_phase_name(node->phase)));
 	kt_node_break(node, &err);
 }
 
