@@ -101,7 +101,7 @@ static bool asks_again(kt_status status, bool unreachable, kt_retry_how how)
 	if (how == RETRY_ALL)
 		return true;
 	if (how == RETRY_UNREACHABLE)
-		return unreachable || PLANTED(ONCE_RETRIED);
+		return (unreachable && !PLANTED(UNSETTLED_PROBED)) || PLANTED(ONCE_RETRIED);
 	return status == KT_STATUS_RETRY;
 }
 

@@ -56,7 +56,7 @@ kt_code kt_command_make(const kt_engine *e, size_t step, kt_role role, const kt_
 		.timeout_s = b->timeout_s,
 		.delay_ms = t->delay_ms,
 		.once = once,
-		.settle = once && t->tried && !PLANTED(SETTLE_DROPPED),
+		.settle = once && t->tried && !PLANTED(SETTLE_DROPPED) && !PLANTED(ONCE_RETRIED),
 	};
 	kt_code rc = kt_template_resolve_late(t->args, lookup, &l, &out->args, &out->problem);
 	if (rc == KT_E_INTERNAL) {

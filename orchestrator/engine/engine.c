@@ -38,6 +38,7 @@ static const struct mode_row {
 kt_block *kt_engine_active(const kt_engine *e, kt_role *role)
 {
 	const struct mode_row *m = &modes[e->mode];
+	*role = KT_ROLE_DO;
 	if (m->role < 0)
 		return NULL;
 	*role = (kt_role)m->role;

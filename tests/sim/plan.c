@@ -31,7 +31,7 @@ static const struct row {
 	{"install", "key", 'a', "node", "key.install", "{}", NULL, NULL, "", NULL, NULL, NULL, 0},
 	{"gate", "key", 'a', "node", "gate.check", "{}", NULL, "{\"times\":3,\"every_s\":5,\"together\":true}", "",
 	 NULL, NULL, NULL, 0},
-	{"rekey", "rekey", 'f', "node", "exec", "{}", NULL, "{\"times\":2,\"every_s\":5}", "\"once\":true,",
+	{"rekey", "rekey", 'f', "node", "exec", "{}", NULL, "{\"times\":1,\"every_s\":5}", "\"once\":true,",
 	 "backup.restore", "{\"sha256\":\"${backup.sha256}\"}", "probe", 0},
 	{"env", "env", 'a', "node", "env.install", "{}", NULL, NULL, "", "env.restore", "{}", NULL, 0},
 	{"canary", "start", 'f', "node", "service.start", "{}", NULL, NULL, "", "service.stop", "{}", NULL, 0},

@@ -46,6 +46,7 @@ typedef struct sim {
 	size_t n_late;
 	bool wake; /* the driver has something to look at */
 	unsigned fault_rate;
+	unsigned rekey_speed; /* permille: how likely it ends while other things happen */
 	size_t faults_left;
 	size_t resumes_after;
 } sim;
@@ -124,8 +125,10 @@ static void check_recorded(sim *s, const kt_command *c)
 static void check(sim *s)
 {
 	sim_world_check(&s->w);
+#ifndef KT_MUTANT /* a planted bug is to be seen in the world, not by the engine itself */
 	if (s->engine && !kt_engine_sane(s->engine))
 		sim_world_break(&s->w, "an invariant of the engine does not hold");
+#endif
 }
 
 static bool broken(const sim *s)
@@ -206,10 +209,12 @@ static void coordinator_dies(sim *s)
 	}
 }
 
-/* Does the coordinator die here? What is in flight from `old` on was not sent yet: lost for good. */
+/* Does the coordinator die here? What is in flight from `old` on was not sent yet: lost for good. The moment between
+ * the rekey's intent and its sending is the most delicate of all, and is tried more often. */
 static bool dies_now(sim *s, size_t old)
 {
-	if (!s->faults_left || !sim_chance(&s->rng, s->fault_rate))
+	bool delicate = kt_engine_state(s->engine).rekey_started && s->w.rekey_started == 0;
+	if (!s->faults_left || !sim_chance(&s->rng, delicate ? 10 * s->fault_rate : s->fault_rate))
 		return false;
 	while (s->flights > old)
 		drop_flight(s, s->flights - 1);
@@ -519,9 +524,13 @@ typedef enum move { PUMP, DELIVER, LATE, REKEY_ENDS, START, MOVES } move;
 static void make_move(sim *s)
 {
 	flight *f = random_on_way(s);
+	bool busy = f || s->wake || !s->engine;
 	const bool can[MOVES] = {
-		[PUMP] = s->engine && s->wake,     [DELIVER] = s->engine && f, [LATE] = s->n_late > 0,
-		[REKEY_ENDS] = s->w.rekey_running, [START] = !s->engine,
+		[PUMP] = s->engine && s->wake,
+		[DELIVER] = s->engine && f,
+		[LATE] = s->n_late > 0,
+		[REKEY_ENDS] = s->w.rekey_running && (!busy || sim_chance(&s->rng, s->rekey_speed)),
+		[START] = !s->engine,
 	};
 	size_t n = 0;
 	move list[MOVES];
@@ -622,6 +631,7 @@ sim_result sim_run(const sim_options *o, const cJSON *plans[SIM_NODES_MAX + 1])
 	sim_world_init(&s.w, &s.rng, nodes);
 	s.fault_rate = fault_rates[sim_below(&s.rng, 5)];
 	s.w.fail = fail_rates[sim_below(&s.rng, 5)];
+	s.rekey_speed = sim_chance(&s.rng, 500) ? 1000 : 20;
 	s.faults_left = 1 + (s.fault_rate ? sim_below(&s.rng, 12) : 40);
 	trace(&s, "seed %" PRIu64 ": %zu nodes, faults %u, failures %u per mille", o->seed, nodes, s.fault_rate,
 	      s.w.fail);
