@@ -315,11 +315,16 @@ kt_code kt_procfs_cmdline(const kt_proc *p, size_t max, kt_buf *out, kt_err *err
 	return KT_OK;
 }
 
+bool kt_procfs_is_blind_spot(const kt_proc *p)
+{
+	return p->exe_unread && p->pid != 1 && !kt_procfs_is_ancestor(p->pid);
+}
+
 static kt_code count_blind(void *arg, const kt_proc *p, kt_err *err)
 {
 	size_t *count = arg;
 	(void)err;
-	*count += p->exe_unread;
+	*count += kt_procfs_is_blind_spot(p);
 	return KT_OK;
 }
 

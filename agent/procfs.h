@@ -41,6 +41,9 @@ KT_MUST_CHECK kt_code kt_procfs_each(kt_proc_fn fn, void *arg, kt_err *err);
 KT_MUST_CHECK kt_code kt_procfs_sockets(const kt_proc *p, uint64_t **out, size_t *n, kt_err *err);
 /* Whether `pid` is one of our ancestors (not process 1). */
 bool kt_procfs_is_ancestor(pid_t pid);
+/* Could this process be the application without our seeing it? Its executable cannot be read; and it is neither one of
+ * our ancestors nor init, which some sandboxes keep out of reach of their own root. */
+bool kt_procfs_is_blind_spot(const kt_proc *p);
 /* The command line for people: spaces between, values of what looks like a password option masked, at most `max` bytes.
  */
 KT_MUST_CHECK kt_code kt_procfs_cmdline(const kt_proc *p, size_t max, kt_buf *out, kt_err *err);

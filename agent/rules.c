@@ -189,7 +189,7 @@ kt_code kt_rules_look(kt_rules *r, const kt_proc *p, kt_findings *findings, kt_e
 		if (why && !kt_procfs_is_ancestor(p->pid))
 			return add(p, &r->list[i], why, findings, err);
 	}
-	if (r->paths && p->exe_unread && !kt_procfs_is_ancestor(p->pid) && r->blind++ == 0)
+	if (r->paths && kt_procfs_is_blind_spot(p) && r->blind++ == 0)
 		(void)snprintf(r->first_blind, sizeof r->first_blind, "pid %d (%s), %s", (int)p->pid, p->user, p->name);
 	return KT_OK;
 }
