@@ -121,8 +121,6 @@ static kt_code check_actions(const kt_playbook_view *v, size_t i, kt_err *err)
 		if (action)
 			KT_TRY(check_action(v, i, r == 0 ? ".undo" : ".probe", action, err));
 	}
-	if (member(v->steps[i].json, "probe") && !v->steps[i].once)
-		return kt_playbook_fault(v, i, ".probe", err, NULL, "only the rekey step has a probe");
 	const cJSON *together = member(member(v->steps[i].json, "retry"), "together");
 	if (cJSON_IsTrue(together) && strcmp(v->steps[i].verb->name, "gate.check") != 0)
 		return kt_playbook_fault(v, i, ".retry.together", err, NULL, "\"together\" is for gate.check");

@@ -89,6 +89,8 @@ static kt_code rekey_is_one(kt_playbook_view *v, kt_err *err)
 		if (!s->once && s->verb->once)
 			return kt_playbook_fault(v, i, ".do", err, "use `command` for what may be repeated",
 						 "S1: %s is for the rekey alone", s->verb->name);
+		if (!s->once && member(s->json, "probe"))
+			return kt_playbook_fault(v, i, ".probe", err, NULL, "S1: only the rekey step has a probe");
 	}
 	return v->rekey == SIZE_MAX ? lacks(v, err, "one step of phase rekey has \"once\": true",
 					    "S1: no step is \"once\": there is no rekey")
