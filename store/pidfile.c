@@ -14,7 +14,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 
-enum { TAKE_TRIES = 10 };
+enum { TAKE_TRIES = 10, POLL_MS = 20 };
 
 static kt_code owner_of(int fd, const char *path, pid_t *pid, kt_err *err)
 {
@@ -98,6 +98,12 @@ void kt_pidfile_release(const char *path, int fd)
 	(void)close(fd);
 }
 
+static kt_code still_running(pid_t pid, int timeout_ms, kt_err *err)
+{
+	return kt_fail(err, KT_E_BUSY, "look at its log, and stop it by hand",
+		       "pid %d was asked to stop and is still running after %d s", (int)pid, timeout_ms / 1000);
+}
+
 /* Wait until the process behind the pidfd has ended. */
 static kt_code wait_gone(int pidfd, pid_t pid, int timeout_ms, kt_err *err)
 {
@@ -117,25 +123,47 @@ static kt_code wait_gone(int pidfd, pid_t pid, int timeout_ms, kt_err *err)
 	}
 }
 
+/* For kernels without pidfds: the end of the process is the end of its lock. */
+static kt_code stop_by_lock(const char *path, pid_t pid, int timeout_ms, kt_err *err)
+{
+	int64_t end = kt_clock_mono_ms() + timeout_ms;
+	pid_t holder = pid;
+	if (kill(pid, SIGTERM) != 0 && errno != ESRCH)
+		return kt_fail_errno(err, errno, NULL, "pid %d cannot be signalled", (int)pid);
+	while (holder == pid) {
+		if (kt_clock_mono_ms() > end)
+			return still_running(pid, timeout_ms, err);
+		(void)poll(NULL, 0, POLL_MS);
+		KT_TRY(kt_pidfile_owner(path, &holder, err));
+	}
+	return KT_OK;
+}
+
+static kt_code stop_by_pidfd(int pidfd, const char *path, pid_t pid, int timeout_ms, kt_err *err)
+{
+	/* The pid could have been reused before it was pinned: only the holder of the lock is signalled. */
+	pid_t again;
+	KT_TRY(kt_pidfile_owner(path, &again, err));
+	if (again != pid)
+		return KT_OK;
+	if (pidfd_send_signal(pidfd, SIGTERM, NULL, 0) != 0 && errno != ESRCH)
+		return kt_fail_errno(err, errno, NULL, "pid %d cannot be signalled", (int)pid);
+	return wait_gone(pidfd, pid, timeout_ms, err);
+}
+
 kt_code kt_pidfile_stop(const char *path, int timeout_ms, pid_t *pid, kt_err *err)
 {
-	pid_t again;
 	KT_TRY(kt_pidfile_owner(path, pid, err));
 	if (*pid == 0)
 		return KT_OK;
 	int pidfd = pidfd_open(*pid, 0);
 	if (pidfd < 0 && errno == ESRCH)
 		return KT_OK;
+	if (pidfd < 0 && errno == ENOSYS)
+		return stop_by_lock(path, *pid, timeout_ms, err);
 	if (pidfd < 0)
 		return kt_fail_errno(err, errno, NULL, "pid %d cannot be watched", (int)*pid);
-	/* The pid could have been reused before it was pinned: only the holder of the lock is signalled. */
-	kt_code rc = kt_pidfile_owner(path, &again, err);
-	if (rc == KT_OK && again == *pid) {
-		if (pidfd_send_signal(pidfd, SIGTERM, NULL, 0) != 0 && errno != ESRCH)
-			rc = kt_fail_errno(err, errno, NULL, "pid %d cannot be signalled", (int)*pid);
-		else
-			rc = wait_gone(pidfd, *pid, timeout_ms, err);
-	}
+	kt_code rc = stop_by_pidfd(pidfd, path, *pid, timeout_ms, err);
 	(void)close(pidfd);
 	return rc;
 }

@@ -481,6 +481,7 @@ static kt_code run(server *sv, kt_serve_ready_fn *ready, void *arg, kt_err *err)
 		(void)uv_run(&sv->loop, UV_RUN_DEFAULT);
 		rc = sv->result;
 	}
+	hold_signals(true); /* a second SIGTERM must not cut the deregistration short */
 	take_down(sv);
 	(void)uv_loop_close(&sv->loop);
 	return rc;
@@ -515,7 +516,6 @@ kt_code kt_serve(const kt_store_config *cfg, kt_serve_ready_fn *ready, void *arg
 		kt_logfile(KT_LOG_ERROR, "node", "%s", err ? err->msg : kt_code_name(rc));
 	kt_pidfile_release(cfg->pid, sv->pid_fd);
 	kt_logfile_close();
-	hold_signals(false);
 	free(sv);
 	return rc;
 }

@@ -12,8 +12,9 @@
 /* Called once, when the node is registered and listens. */
 typedef void kt_serve_ready_fn(void *arg, const char *text);
 
-/* Runs until the stop. KT_OK after a clean stop. KT_E_KEY with the documented texts when the key is missing or wrong;
- * KT_E_BUSY when this node is running already; KT_E_REFUSED when its name is in use elsewhere. */
+/* Runs until the stop, for the rest of the process: SIGTERM and SIGINT are blocked when it returns. KT_OK after a clean
+ * stop. KT_E_KEY with the documented texts when the key is missing or wrong; KT_E_BUSY when this node is running
+ * already; KT_E_REFUSED when its name is in use elsewhere. */
 KT_MUST_CHECK kt_code kt_serve(const kt_store_config *cfg, kt_serve_ready_fn *ready, void *arg, kt_err *err);
 
 #endif
