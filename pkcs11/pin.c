@@ -82,6 +82,8 @@ static kt_code read_line(int tty, kt_secret *pin, kt_err *err)
 		ssize_t got = read(tty, &c, 1);
 		if (got < 0 && errno == EINTR)
 			continue;
+		if (got > 0 && c == CTRL_C)
+			return kt_fail(err, KT_E_INTERRUPTED, NULL, "interrupted at the PIN prompt; no PIN was used");
 		if (got <= 0 || c == '\n' || n == KT_PIN_MAX) {
 			pin->len = n;
 			pin->data[n] = '\0';
