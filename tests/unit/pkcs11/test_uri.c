@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/support.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "pkcs11/uri.h"
@@ -105,12 +106,12 @@ static void takes_the_longest_and_no_longer(void **state)
 	char text[8192] = "pkcs11:token=12345678901234567890123456789012;serial=1234567890123456";
 	assert_kt_ok(kt_uri_parse(text, &u, &err));
 	assert_int_equal(strlen(u.token), 32);
-	strcpy(text, "pkcs11:id=");
+	size_t n = (size_t)snprintf(text, sizeof text, "pkcs11:id=");
 	for (int i = 0; i < 64; i++)
-		strcat(text, "%41");
+		n += (size_t)snprintf(text + n, sizeof text - n, "%%41");
 	assert_kt_ok(kt_uri_parse(text, &u, &err));
 	assert_int_equal(u.id_len, 64);
-	strcat(text, "%41");
+	(void)snprintf(text + n, sizeof text - n, "%%41");
 	assert_kt_fails(KT_E_INPUT, kt_uri_parse(text, &u, &err));
 	memset(text, 'a', sizeof text - 1);
 	memcpy(text, "pkcs11:object=", 14);
