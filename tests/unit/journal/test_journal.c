@@ -457,6 +457,20 @@ static void test_truncated(void **state)
 	kt_buf_free(&good);
 }
 
+/* Run SQL as somebody else would. The texts are this test's own. */
+static void edit(const char *sql)
+{
+	char command[1000];
+	(void)snprintf(
+		command, sizeof command,
+		"python3 -c \"import sqlite3;c=sqlite3.connect('%s');[c.execute(s) for s in \\\"%s\\\".split(';')];"
+		"c.commit()\"",
+		db, sql);
+	FILE *p = popen(command, "r");
+	assert_non_null(p);
+	assert_int_equal(pclose(p), 0);
+}
+
 /* What only the chain can see: somebody edits the database with SQLite's own tool. */
 static void test_edited(void **state)
 {
@@ -477,19 +491,36 @@ static void test_edited(void **state)
 	make_some();
 	kt_buf good = slurp(db);
 	for (size_t i = 0; i < sizeof edits / sizeof edits[0]; i++) {
-		char command[1000];
 		spill(db, good.data, good.len);
-		(void)snprintf(command, sizeof command,
-			       "python3 -c \"import sqlite3;c=sqlite3.connect('%s');"
-			       "c.execute(\\\"%s\\\");c.commit()\"",
-			       db, edits[i].sql);
-		FILE *p = popen(command, "r"); /* a fixed text of this test */
-		assert_non_null(p);
-		assert_int_equal(pclose(p), 0);
+		edit(edits[i].sql);
 		open_fails(KT_JOURNAL_WRITE, KT_E_AUDIT, edits[i].says);
 		open_fails(KT_JOURNAL_READ, KT_E_AUDIT, edits[i].says);
 	}
 	kt_buf_free(&good);
+}
+
+/* An entry that is whole in itself, out of another journal: only its place in the chain is wrong. */
+static void test_transplanted(void **state)
+{
+	(void)state;
+	char copy[400];
+	char sql[600];
+	make_some();
+	kt_buf other = slurp(db);
+	(void)snprintf(copy, sizeof copy, "%s/copy.db", folder);
+	spill(copy, other.data, other.len);
+	kt_buf_free(&other);
+	assert_int_equal(remove(db), 0);
+	kt_journal *j = open_ok(KT_JOURNAL_WRITE);
+	append_one(j, "b", "note", "");
+	kt_journal_close(j);
+	make_some();
+	(void)snprintf(sql, sizeof sql,
+		       "ATTACH '%s' AS o;DELETE FROM main.entry WHERE seq=5;"
+		       "INSERT INTO main.entry SELECT * FROM o.entry WHERE seq=5",
+		       copy);
+	edit(sql);
+	open_fails(KT_JOURNAL_READ, KT_E_AUDIT, "entry 5 does not follow");
 }
 
 static void set_header(size_t at, unsigned value)
@@ -611,6 +642,7 @@ int main(void)
 		WITH_FOLDER(test_every_byte),
 		WITH_FOLDER(test_truncated),
 		WITH_FOLDER(test_edited),
+		WITH_FOLDER(test_transplanted),
 		WITH_FOLDER(test_foreign_and_newer),
 		WITH_FOLDER(test_replay),
 		cmocka_unit_test(test_bodies_that_do_not_parse),
