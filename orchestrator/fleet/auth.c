@@ -273,7 +273,7 @@ static kt_code agent_answered(kt_fleet_node *node, bool *waiting, kt_err *err)
 /* What was offered before the ssh-agent was asked is not offered again. */
 static void skip_offered(kt_auth *auth)
 {
-	if (auth->stage == KT_AUTH_AGENT)
+	if (auth->stage == KT_AUTH_AGENT && !auth->calling)
 		while (auth->next < auth->count && auth->list[auth->next].offered)
 			auth->next++;
 }

@@ -311,6 +311,9 @@ void kt_node_down(kt_fleet_node *node, const kt_err *err);
 KT_MUST_CHECK kt_code kt_session_start(kt_fleet_node *node, kt_err *err);
 int kt_node_fd(const kt_fleet_node *node);
 
+/* methods.c: only modern methods, `hostkey` (comma separated) for the host key, each list in its order */
+KT_MUST_CHECK kt_code kt_methods_prefer(LIBSSH2_SESSION *session, const char *hostkey, kt_err *err);
+
 /* connect.c */
 void kt_connect_begin(kt_fleet_node *node); /* failures break the node */
 void kt_connect_step(kt_fleet_node *node);  /* in KT_PH_TCP: look at the socket */

@@ -6,22 +6,6 @@
 
 /* ---- set-up ---- */
 
-/* Modern methods only, the cheapest first; libssh2 leaves out what it does not know. */
-static const struct {
-	int type;
-	const char *names;
-} preferences[] = {
-	{LIBSSH2_METHOD_KEX, "curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp256,ecdh-sha2-nistp384,"
-			     "ecdh-sha2-nistp521,diffie-hellman-group16-sha512,diffie-hellman-group14-sha256,"
-			     "ext-info-c,kex-strict-c-v00@openssh.com"},
-	{LIBSSH2_METHOD_CRYPT_CS, "aes128-ctr,aes256-ctr,aes192-ctr"},
-	{LIBSSH2_METHOD_CRYPT_SC, "aes128-ctr,aes256-ctr,aes192-ctr"},
-	{LIBSSH2_METHOD_MAC_CS,
-	 "hmac-sha2-256-etm@openssh.com,hmac-sha2-512-etm@openssh.com,hmac-sha2-256,hmac-sha2-512"},
-	{LIBSSH2_METHOD_MAC_SC,
-	 "hmac-sha2-256-etm@openssh.com,hmac-sha2-512-etm@openssh.com,hmac-sha2-256,hmac-sha2-512"},
-};
-
 static const char *pin_name(const kt_fleet_node *node, unsigned *port)
 {
 	*port = node->hostkey_alias ? 22 : node->port;
@@ -30,20 +14,14 @@ static const char *pin_name(const kt_fleet_node *node, unsigned *port)
 
 static kt_code prefer_methods(kt_fleet_node *node, kt_err *err)
 {
-	kt_buf methods = KT_BUF_INIT;
+	kt_buf hostkey = KT_BUF_INIT;
 	unsigned port;
 	const char *name = pin_name(node, &port);
-	for (size_t i = 0; i < sizeof preferences / sizeof *preferences; i++)
-		if (libssh2_session_method_pref(node->session, preferences[i].type, preferences[i].names) != 0)
-			return kt_node_fail(node, err, KT_E_INTERNAL, NULL, "libssh2 refuses the methods %s",
-					    preferences[i].names);
-	kt_code rc = kt_hostkeys_methods(node->hostkeys, name, port, &methods, err);
-	if (rc == KT_OK &&
-	    libssh2_session_method_pref(node->session, LIBSSH2_METHOD_HOSTKEY, kt_buf_cstr(&methods)) != 0)
-		rc = kt_node_fail(node, err, KT_E_INTERNAL, NULL, "libssh2 refuses the host key methods %s",
-				  kt_buf_cstr(&methods));
-	kt_buf_free(&methods);
-	return rc;
+	kt_code rc = kt_hostkeys_methods(node->hostkeys, name, port, &hostkey, err);
+	if (rc == KT_OK)
+		rc = kt_methods_prefer(node->session, kt_buf_cstr(&hostkey), err);
+	kt_buf_free(&hostkey);
+	return rc == KT_OK ? rc : kt_err_prefix(err, rc, "%s (%s)", node->name, node->address);
 }
 
 kt_code kt_session_start(kt_fleet_node *node, kt_err *err)

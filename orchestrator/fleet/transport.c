@@ -83,15 +83,27 @@ void kt_transport_attach(kt_fleet_node *node)
 
 /* ---- the socket's side ---- */
 
+/* libuv calls every error of a socket EBADF and stops watching it: ask the socket itself. */
+static void see_trouble(kt_fleet_node *node)
+{
+	const size_t before = kt_transport_unread(node);
+	node->socket->events = 0;
+	if (node->phase == KT_PH_TCP)
+		return; /* tcp_step asks for SO_ERROR */
+	kt_transport_fill(node);
+	if (!node->rx_eof && !node->rx_errno && kt_transport_unread(node) == before)
+		node->rx_errno = EIO;
+}
+
 static void on_ready(uv_poll_t *poll, int status, int events)
 {
 	(void)events;
 	kt_socket *s = poll->data;
 	if (!s->node)
 		return;
-	if (status < 0)
-		s->node->rx_errno = -status;
 	kt_fleet *fleet = s->fleet;
+	if (status < 0)
+		see_trouble(s->node);
 	kt_node_pump(s->node);
 	kt_fleet_dispatch(fleet);
 }
