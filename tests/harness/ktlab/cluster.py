@@ -68,7 +68,7 @@ class Cluster:
             "vars": self.variables(),
             "ssh": self.ssh_members(), "agent": self.agent_members(),
             "hsm": {"uri": hsm.uri(), "escrow_key": "keyturn-escrow"},
-            "key": {"from": "file:${dir}/cmk", "to": "file:${dir}/cmk-${run}"},
+            "key": {"to": "file:${dir}/cmk-${run}"},  # where the old one is, the nodes are asked
             **changes,
         }
 
@@ -79,9 +79,12 @@ class Cluster:
             f.write("\n")
         return self.cluster_file
 
-    def start_app(self):
+    def start_app(self, items=0):
+        """Start the application everywhere, and put that many items into the store."""
         for node in self.nodes:
             node.app.start()
+        if items:
+            self.nodes[0].app.fill(items)
 
     def stop_app(self):
         for node in self.nodes:

@@ -10,6 +10,9 @@ import time
 
 from . import LabError
 
+# Exit codes by class (keyturn(1), EXIT STATUS).
+OK, INTERNAL, USAGE, INPUT, REFUSED, ROLLED_BACK, HELD, HSM, UNREACHABLE, AUDIT, IO, KEY, BUSY, UNKNOWN, INTERRUPTED = range(15)
+
 
 class Canaries:
     """Secrets that must never be seen (S6), each in the shapes in which it could leak."""

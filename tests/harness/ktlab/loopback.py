@@ -9,7 +9,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 
 from . import app, process, ssh
 from .cluster import Cluster, Node
@@ -53,10 +52,42 @@ def _needs_pam():
         return False
 
 
+def app_pid(looker):
+    """The pid of the application that runs from this folder, None when it does not run."""
+    try:
+        with open(os.path.join(looker, "looker.pid"), encoding="utf-8") as f:
+            pid = int(f.read().split()[0])
+        if os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)") == os.path.join(looker, "looker"):
+            return pid
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def kill_app(looker):
+    pid = app_pid(looker)
+    if pid is not None:
+        start = process.start_time(pid)
+        os.kill(pid, signal.SIGKILL)
+        process.wait_gone(pid, start, 5)
+
+
+def end(folder):
+    """Ends what an earlier process left of the cluster in `folder`: applications and sshds. True when there was one."""
+    nodes = os.path.join(folder, "nodes")
+    for name in os.listdir(nodes) if os.path.isdir(nodes) else []:
+        kill_app(os.path.join(nodes, name, "looker"))
+    path = os.path.join(folder, "state.json")
+    if not os.path.exists(path):
+        return False
+    State.load(path).teardown()
+    return True
+
+
 class LoopbackCluster(Cluster):
     """A context manager; `keep()` lets it outlive the process."""
 
-    def __init__(self, n, folder, bin_folder, name="looker", items=0, settings=None):
+    def __init__(self, n, folder, bin_folder, name="looker", settings=None):
         super().__init__(folder, name)
         self.bin = os.path.abspath(bin_folder)
         self.user = pwd.getpwuid(os.getuid()).pw_name
@@ -65,8 +96,6 @@ class LoopbackCluster(Cluster):
         self.state = State(self.folder)
         try:
             self._build(n)
-            if items:
-                self.nodes[0].app.fill(items)
         except BaseException:
             self.state.teardown()
             raise
@@ -185,24 +214,11 @@ class LoopbackCluster(Cluster):
         self.start_sshd(node)
 
     def app_pid(self, node):
-        """The pid of a running application, None when it does not run."""
-        try:
-            with open(os.path.join(node.looker, "looker.pid"), encoding="utf-8") as f:
-                pid = int(f.read().split()[0])
-            if os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)") == os.path.join(node.looker, "looker"):
-                return pid
-        except (OSError, ValueError, IndexError):
-            pass
-        return None
+        return app_pid(node.looker)
 
     def kill_app(self, node):
         """SIGKILL: a crash, which leaves the heartbeat behind."""
-        pid = self.app_pid(node)
-        if pid is not None:
-            start = process.start_time(pid)
-            os.kill(pid, signal.SIGKILL)
-            process.wait_gone(pid, start, 5)
-            time.sleep(0.05)
+        kill_app(node.looker)
 
     def ssh_members(self):
         return {"user": self.user, "identity": self.identity, "config": os.path.join(self.folder, "ssh", "config"),
@@ -213,13 +229,14 @@ class LoopbackCluster(Cluster):
         return {"path": nodes + "/${node}/agent", "state": nodes + "/${node}/agent-state", "sudo": False}
 
     def variables(self):
-        nodes = os.path.join(self.folder, "nodes")
-        return {"dir": nodes + "/${node}/looker", "env_file": nodes + "/${node}/looker.env"}
+        node = os.path.join(self.folder, "nodes") + "/${node}"
+        return {"dir": node + "/looker", "env_file": node + "/looker.env", "run_user": None, "database": self.database,
+                "backup_dir": node + "/backup"}
 
     def service(self, node):
         """The service object of docs/FORMATS.md, section 2: commands instead of a systemd unit."""
         return {"start": ["./looker", "start"], "stop": ["./looker", "stop"], "status": ["./looker", "status"],
-                "cwd": node.looker, "env_file": node.env_file}
+                "cwd": node.looker}
 
     def node_variables(self, node):
         return {"service": self.service(node), "ports": [node.app_port]}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What exists outside of folders: recorded before it is made, removed in reverse order."""
 import atexit
+import glob
 import json
 import os
 import signal
@@ -95,16 +96,14 @@ class State:
     """The record of one cluster. `keep()` lets it outlive this process (`./dev demo --keep`)."""
 
     def __init__(self, folder):
-        self.path = os.path.join(folder, "state.json")
+        self.path = os.path.join(os.path.realpath(folder), "state.json")
         self.entries = []
         self.owner = {"pid": os.getpid(), "start": process.start_time(os.getpid())}
         self.lock = threading.Lock()
         os.makedirs(folder, exist_ok=True)
         self._write()
-        link = os.path.join(RUN, f"{os.getpid()}-{time.monotonic_ns():x}.state")
         os.makedirs(RUN, exist_ok=True)
-        os.symlink(self.path, link)
-        self.link = link
+        os.symlink(self.path, os.path.join(RUN, f"{os.getpid()}-{time.monotonic_ns():x}.state"))
         atexit.register(self.teardown)
         _install_signals()
 
@@ -113,7 +112,7 @@ class State:
         self = cls.__new__(cls)
         with open(path, encoding="utf-8") as f:
             data = json.load(f)
-        self.path, self.link, self.lock = path, None, threading.Lock()
+        self.path, self.lock = os.path.realpath(path), threading.Lock()
         self.owner, self.entries = data["owner"], data["entries"]
         if data["boot"] != process.boot_id():
             self.entries = []  # the machine was restarted: nothing of it is left
@@ -164,8 +163,9 @@ class State:
                 self.entries.pop()
                 if os.path.isdir(os.path.dirname(self.path)):
                     self._write()
-        for path in (self.path, self.link):
-            if path and os.path.lexists(path):
+        links = [link for link in glob.glob(os.path.join(RUN, "*.state")) if os.path.realpath(link) == self.path]
+        for path in (*links, self.path):
+            if os.path.lexists(path):
                 os.unlink(path)
         if failures:
             raise LabError("could not be removed: " + "; ".join(failures))

@@ -126,7 +126,7 @@ class SystemdNode(Node):
 class SystemdCluster(Cluster):
     """A context manager. The folder is made below build/run and removed at the end, unless one is given."""
 
-    def __init__(self, n, bin_folder, folder=None, name="looker", items=0, settings=None, start=True):
+    def __init__(self, n, bin_folder, folder=None, name="looker", settings=None, start=True):
         why = missing()
         if why:
             raise LabError(why)
@@ -141,8 +141,6 @@ class SystemdCluster(Cluster):
         self.state = State(self.folder)
         try:
             self._build(n, start)
-            if items:
-                self.nodes[0].app.fill(items)
         except BaseException:
             self.close()
             raise
@@ -308,9 +306,11 @@ class SystemdCluster(Cluster):
                               f"--working-directory={LOOKER}", *variables, "--", program, *command[1:]],
                              check=check, timeout=timeout)
 
-    def start_app(self):
+    def start_app(self, items=0):
         for node in self.nodes:
             node.service("start")
+        if items:
+            self.nodes[0].app.fill(items)
 
     def stop_app(self):
         for node in self.nodes:
@@ -324,7 +324,8 @@ class SystemdCluster(Cluster):
         return {"path": "/usr/local/lib/keyturn", "state": "/var/lib/keyturn", "sudo": True}
 
     def variables(self):
-        return {"dir": LOOKER, "env_file": ENV_FILE, "service": {"unit": "looker.service"}}
+        return {"dir": LOOKER, "env_file": ENV_FILE, "service": {"unit": "looker.service"}, "run_user": image.APP_USER,
+                "database": f"{SHARED}/store.db", "ports": [APP_PORT], "backup_dir": "/var/backups/keyturn"}
 
     def node_variables(self, node):
         return {}
