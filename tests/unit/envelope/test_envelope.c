@@ -184,6 +184,30 @@ static void swapped_items(void **state)
 	kt_buf_free(&out);
 }
 
+/* The KEK's id is bound too, not only looked at: the same key under another id does not open it. */
+static void kek_id_is_bound(void **state)
+{
+	(void)state;
+	kt_envelope_ctx *same_key[2];
+	kt_kek kek = {.generation = 1};
+	kt_buf out = KT_BUF_INIT;
+	assert_int_equal(kt_secret_random(&kek.key, KT_KEK_LEN, NULL), KT_OK);
+	for (uint8_t i = 0; i < 2; i++) {
+		memset(kek.id, i, sizeof kek.id);
+		assert_int_equal(kt_envelope_ctx_new(&kek, &same_key[i], NULL), KT_OK);
+	}
+	kt_kek_free(&kek);
+	kt_buf env = seal(same_key[0], "item", "content");
+	memset(env.data + 44, 1, 16);
+	assert_int_equal(open_it(same_key[1], "item", env.data, env.len, &out, NULL), KT_E_INPUT);
+	memset(env.data + 44, 0, 16);
+	assert_int_equal(open_it(same_key[0], "item", env.data, env.len, &out, NULL), KT_OK);
+	kt_buf_free(&env);
+	kt_buf_free(&out);
+	kt_envelope_ctx_free(same_key[0]);
+	kt_envelope_ctx_free(same_key[1]);
+}
+
 static void rewrap_keeps_the_content(void **state)
 {
 	(void)state;
@@ -275,6 +299,7 @@ int main(void)
 		cmocka_unit_test(truncated_and_extended),
 		cmocka_unit_test(malformed_headers_are_named),
 		cmocka_unit_test(swapped_items),
+		cmocka_unit_test(kek_id_is_bound),
 		cmocka_unit_test(rewrap_keeps_the_content),
 		cmocka_unit_test(failed_rewrap_changes_nothing),
 		cmocka_unit_test(names_and_sizes_out_of_range),

@@ -249,6 +249,48 @@ static void kek_rows(void **state)
 	kt_db_close(db);
 }
 
+/* A process that was away during a rekey must neither write under its old KEK nor read on as if nothing had been. */
+static void sessions_notice_a_rekey(void **state)
+{
+	(void)state;
+	char database[] = "parts.db";
+	const kt_store_config cfg = {.database = database};
+	kt_keystore *cmk;
+	kt_kek kek;
+	kt_session s;
+	kt_buf record = KT_BUF_INIT, out = KT_BUF_INIT;
+	kt_err err = KT_ERR_INIT;
+	int64_t count;
+	kt_db *db = fresh();
+	(void)unsetenv("LKR_MASTER_KEY_FILE");
+	(void)setenv("LKR_MASTER_KEY_ENV", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", 1);
+	assert_int_equal(kt_keys_open(KT_KEYS_PLAIN, &cmk, NULL), KT_OK);
+	assert_int_equal(kt_kek_make(cmk, 1, 0, &kek, &record, NULL), KT_OK);
+	assert_int_equal(kt_db_kek_replace(db, 1, &record, NULL), KT_OK);
+	assert_int_equal(kt_session_open(&s, &cfg, KT_DB_WRITE, NULL), KT_OK);
+	assert_int_equal(kt_item_put(&s, "before", "x", 1, NULL), KT_OK);
+	assert_int_equal(kt_item_get(&s, "before", &out, NULL), KT_OK);
+	assert_int_equal(kt_db_set_epoch(db, 2, NULL), KT_OK);
+	assert_int_equal(kt_item_put(&s, "after", "x", 1, &err), KT_E_KEY);
+	assert_non_null(strstr(err.msg, "rekeyed in the meantime"));
+	assert_int_equal(kt_item_get(&s, "before", &out, &err), KT_E_KEY);
+	assert_int_equal(kt_db_item_count(db, &count, NULL), KT_OK);
+	assert_int_equal(count, 1);
+	kt_session_close(&s);
+	kt_kek_free(&kek);
+	kt_keystore_close(cmk);
+	kt_buf_free(&record);
+	kt_buf_free(&out);
+	(void)unsetenv("LKR_MASTER_KEY_ENV");
+	kt_db_close(db);
+}
+
+static int set_up(void **state)
+{
+	(void)state;
+	return kt_secret_setup(NULL) == KT_OK ? 0 : -1;
+}
+
 static void a_busy_database_says_so(void **state)
 {
 	(void)state;
@@ -338,10 +380,11 @@ int main(void)
 		cmocka_unit_test(heads_are_edited_in_place),
 		cmocka_unit_test(foreign_and_newer_databases),
 		cmocka_unit_test(kek_rows),
+		cmocka_unit_test(sessions_notice_a_rekey),
 		cmocka_unit_test(a_busy_database_says_so),
 		cmocka_unit_test(filler_is_what_the_header_says),
 		cmocka_unit_test(names),
 		cmocka_unit_test(pid_file_lock),
 	};
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, set_up, NULL);
 }
