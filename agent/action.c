@@ -85,6 +85,8 @@ kt_code kt_arg_path(const cJSON *args, const char *name, const char **out, kt_er
 kt_code kt_arg_strings(const cJSON *args, const char *name, const cJSON **out, kt_err *err)
 {
 	*out = cJSON_GetObjectItemCaseSensitive(args, name);
+	if (cJSON_IsNull(*out))
+		*out = NULL;
 	if (!*out)
 		return KT_OK;
 	if (!cJSON_IsArray(*out))

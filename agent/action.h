@@ -63,7 +63,8 @@ KT_MUST_CHECK kt_code kt_agent_path(const kt_agent_ctx *ctx, kt_buf *out, kt_err
 	KT_PRINTF(4, 5);
 /* A member that must be an absolute path without "/../" and without newline. Borrowed. KT_E_INPUT. */
 KT_MUST_CHECK kt_code kt_arg_path(const cJSON *args, const char *name, const char **out, kt_err *err);
-/* A member that must be an array of strings (absent: *out is NULL). KT_E_INPUT names the member and the index. */
+/* A member that must be an array of strings (absent or null: *out is NULL). KT_E_INPUT names the member and the index.
+ */
 KT_MUST_CHECK kt_code kt_arg_strings(const cJSON *args, const char *name, const cJSON **out, kt_err *err);
 
 /* The handlers. */

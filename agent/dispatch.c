@@ -33,7 +33,7 @@ static const verb verbs[] = {
 	{"backup.restore", CHANGES, AGAIN, false, false, NULL, kt_action_backup_restore},
 	{"key.transport", CHANGES, AGAIN, true, false, NULL, kt_action_key_transport},
 	{"key.locate", READS, AGAIN, false, false, NULL, kt_action_key_locate},
-	{"key.receive", CHANGES, AGAIN, false, false, "blob", kt_action_key_receive},
+	{"key.receive", CHANGES, AGAIN, true, false, "blob", kt_action_key_receive},
 	{"key.install", CHANGES, AGAIN, false, false, NULL, kt_action_key_install},
 	{"key.forget", CHANGES, AGAIN, false, false, NULL, kt_action_key_forget},
 	{"env.install", CHANGES, AGAIN, false, false, NULL, kt_action_env_install},

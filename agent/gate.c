@@ -25,6 +25,7 @@ typedef struct question {
 	const cJSON *files;
 	const cJSON *heartbeats;
 	const cJSON *known_nodes;
+	const cJSON *users; /* whose processes count */
 	uint16_t ports[PORTS_MAX];
 	size_t port_n;
 } question;
@@ -76,6 +77,7 @@ static kt_code read_question(kt_agent_ctx *ctx, const cJSON *args, question *q, 
 	q->heartbeats = member(args, "heartbeats");
 	KT_TRY(kt_arg_strings(args, "files", &q->files, err));
 	KT_TRY(kt_arg_strings(args, "known_nodes", &q->known_nodes, err));
+	KT_TRY(kt_arg_strings(args, "users", &q->users, err));
 	KT_TRY(read_ports(member(args, "ports"), q, err));
 	bool rules = cJSON_GetArraySize(q->processes) > 0;
 	bool files = cJSON_GetArraySize(q->files) > 0;
@@ -190,6 +192,8 @@ static void name_owner(look *l, const kt_proc *p, uint64_t inode)
 static kt_code look_at_process(void *arg, const kt_proc *p, kt_err *err)
 {
 	look *l = arg;
+	if (!kt_procfs_counts(l->q->users, p))
+		return KT_OK;
 	KT_TRY(kt_rules_look(l->rules, p, l->findings, err));
 	if (l->holders.n)
 		KT_TRY(kt_holders_look(&l->holders, p, l->findings, err));

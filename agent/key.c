@@ -148,6 +148,8 @@ static kt_code receive(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_e
 {
 	delivery d = {0};
 	kt_code rc = read_delivery(args, &d, err);
+	if (rc == KT_OK && d.keep && strcmp(ctx->run, "-") == 0)
+		rc = kt_fail(err, KT_E_REFUSED, NULL, "a key is kept in a run only");
 	if (rc == KT_OK)
 		rc = check_purpose(ctx, &d, err);
 	if (rc == KT_OK)

@@ -286,10 +286,13 @@ static kt_code check_sight(preflight *p, kt_err *err)
 	kt_err reason = KT_ERR_INIT;
 	KT_TRY(kt_json_add_int(p->result, "time_ms", kt_clock_wall_ms(), err));
 	KT_TRY(kt_json_add_int(p->result, "uid", (int64_t)geteuid(), err));
-	kt_code rc = kt_procfs_blind(&blind, &reason);
+	const cJSON *users;
+	KT_TRY(kt_arg_strings(p->args, "users", &users, err));
+	kt_code rc = kt_procfs_blind(users, &blind, &reason);
 	if (rc == KT_OK && blind)
 		rc = kt_fail(
-			&reason, KT_E_REFUSED, "let the agent run as root (agent.sudo)",
+			&reason, KT_E_REFUSED,
+			"let the agent run as root (agent.sudo), or say whose processes count (process_users)",
 			"the agent runs as uid %u and cannot look into %zu processes of other users: the gate could "
 			"never be quiet",
 			(unsigned)geteuid(), blind);

@@ -320,16 +320,33 @@ bool kt_procfs_is_blind_spot(const kt_proc *p)
 	return p->exe_unread && p->pid != 1 && !kt_procfs_is_ancestor(p->pid);
 }
 
+bool kt_procfs_counts(const cJSON *users, const kt_proc *p)
+{
+	const cJSON *user;
+	if (!users)
+		return true;
+	cJSON_ArrayForEach(user,
+			   users) if (cJSON_IsString(user) && strcmp(user->valuestring, p->user) == 0) return true;
+	return false;
+}
+
+struct blind_count {
+	const cJSON *users;
+	size_t count;
+};
+
 static kt_code count_blind(void *arg, const kt_proc *p, kt_err *err)
 {
-	size_t *count = arg;
+	struct blind_count *b = arg;
 	(void)err;
-	*count += kt_procfs_is_blind_spot(p);
+	b->count += kt_procfs_counts(b->users, p) && kt_procfs_is_blind_spot(p);
 	return KT_OK;
 }
 
-kt_code kt_procfs_blind(size_t *count, kt_err *err)
+kt_code kt_procfs_blind(const cJSON *users, size_t *count, kt_err *err)
 {
-	*count = 0;
-	return kt_procfs_each(count_blind, count, err);
+	struct blind_count b = {.users = users};
+	kt_code rc = kt_procfs_each(count_blind, &b, err);
+	*count = b.count;
+	return rc;
 }

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "base/buf.h"
+#include "base/json.h"
 
 /* One process. Kernel threads and what is dead in all its threads are never shown. */
 typedef struct kt_proc {
@@ -44,10 +44,12 @@ bool kt_procfs_is_ancestor(pid_t pid);
 /* Could this process be the application without our seeing it? Its executable cannot be read; and it is neither one of
  * our ancestors nor init, which some sandboxes keep out of reach of their own root. */
 bool kt_procfs_is_blind_spot(const kt_proc *p);
+/* Does this process count? `users`: an array of the names of the users whose processes do; NULL: everybody's. */
+bool kt_procfs_counts(const cJSON *users, const kt_proc *p);
 /* The command line for people: spaces between, values of what looks like a password option masked, at most `max` bytes.
  */
 KT_MUST_CHECK kt_code kt_procfs_cmdline(const kt_proc *p, size_t max, kt_buf *out, kt_err *err);
 /* How many processes of others we cannot look into (their exe, cwd and open files); 0 as root. KT_E_IO as above. */
-KT_MUST_CHECK kt_code kt_procfs_blind(size_t *count, kt_err *err);
+KT_MUST_CHECK kt_code kt_procfs_blind(const cJSON *users, size_t *count, kt_err *err);
 
 #endif

@@ -5,13 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 
-enum { PATH_LEN = 4096, LOCATE_LIMIT_MS = 30000 };
+enum { LOCATE_LIMIT_MS = 30000 };
 
 kt_code kt_ctx_load(kt_ctx *c, kt_cli *cli, kt_err *err)
 {
@@ -134,30 +133,6 @@ kt_code kt_ctx_make_plan(kt_ctx *c, bool always, kt_err *err)
 	}
 	const kt_plan_input in = plan_input(c);
 	return kt_plan_make(&in, &c->plan, c->digest, err);
-}
-
-kt_code kt_ctx_epoch(const kt_ctx *c, int64_t *epoch, kt_err *err)
-{
-	kt_journal *j = c->journal;
-	kt_run_info *runs = NULL;
-	size_t n = 0;
-	*epoch = 0;
-	if (!j) {
-		char path[PATH_LEN];
-		struct stat st;
-		(void)snprintf(path, sizeof path, "%s/journal.db", c->cluster.state);
-		if (stat(path, &st) != 0)
-			return KT_OK;
-		KT_TRY(kt_journal_open(c->cluster.state, KT_JOURNAL_READ, &j, err));
-	}
-	kt_code rc = kt_journal_runs(j, &runs, &n, err);
-	for (size_t i = 0; rc == KT_OK && i < n; i++)
-		if (runs[i].epoch > *epoch)
-			*epoch = runs[i].epoch;
-	free(runs);
-	if (j != c->journal)
-		kt_journal_close(j);
-	return rc;
 }
 
 void kt_ctx_close(kt_ctx *c)

@@ -30,8 +30,6 @@ KT_MUST_CHECK kt_code kt_ctx_open_hsm(kt_ctx *c, kt_err *err);
 /* A new run id, the nodes asked where their old key is (unless cluster.json says it, and `always` is false), and the
  * plan. */
 KT_MUST_CHECK kt_code kt_ctx_make_plan(kt_ctx *c, bool always, kt_err *err);
-/* The highest epoch of any run; 0 when there is no journal yet. */
-KT_MUST_CHECK kt_code kt_ctx_epoch(const kt_ctx *c, int64_t *epoch, kt_err *err);
 void kt_ctx_close(kt_ctx *c);
 
 #endif

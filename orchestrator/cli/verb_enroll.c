@@ -5,8 +5,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/clock.h"
-#include "base/file.h"
 #include "base/kcv.h"
 #include "orchestrator/cli/context.h"
 #include "orchestrator/turn/enroll.h"
@@ -145,12 +143,9 @@ static kt_code enroll_nodes(kt_ctx *c, kt_enroll *e, kt_err *err)
 static kt_code enroll(kt_ctx *c, kt_err *err)
 {
 	char folder[PATH_MAX];
-	char run[KT_RUN_MAX + 1];
-	kt_enroll e = {.agent_folder = folder, .run = run};
+	kt_enroll e = {.agent_folder = folder};
 	KT_TRY(agent_folder(c->cli, folder, err));
-	(void)snprintf(run, sizeof run, "enroll-%lld", (long long)kt_clock_wall_ms());
 	KT_TRY(kt_ctx_open_journal(c, KT_JOURNAL_WRITE, err));
-	KT_TRY(kt_ctx_epoch(c, &e.epoch, err));
 	KT_TRY(escrow_key(c, err));
 	KT_TRY(kt_ctx_open_nodes(c, err));
 	e.loop = &c->loop;

@@ -13,7 +13,6 @@ enum { GRACE_MS = 10000 };
 
 typedef struct doctor {
 	kt_doctor_options o;
-	const char *run;
 	cJSON *results; /* step -> node -> result, of the checks that went well */
 	size_t left;
 	size_t findings;
@@ -111,8 +110,7 @@ static void ask_node(check *c)
 	int64_t timeout_s;
 	kt_code rc = kt_json_opt_int(c->step, "timeout_s", 60, 1, 86400, &timeout_s, &err);
 	const kt_ask ask = {.request = {.cluster = k->name,
-					.run = c->d->run,
-					.epoch = c->d->o.epoch,
+					.run = "-", /* nothing is kept: it needs no run */
 					.step = c->name,
 					.role = KT_ROLE_DO,
 					.attempt = 1,
@@ -156,7 +154,7 @@ static void act_here(check *c)
 	if (kt_hsm_knows(c->verb) && !c->d->o.hsm)
 		err = *c->d->o.hsm_error;
 	else if (kt_hsm_knows(c->verb))
-		status = kt_hsm_act(c->d->o.hsm, c->verb, c->d->run, c->node, result, &err);
+		status = kt_hsm_act(c->d->o.hsm, c->verb, "-", c->node, result, &err);
 	else
 		status = drift(c, &err) == KT_OK ? KT_STATUS_OK : KT_STATUS_FAILED;
 	finish(c, status, result, &err);
@@ -206,7 +204,6 @@ static kt_code run_all(doctor *d, kt_err *err)
 {
 	const cJSON *steps;
 	const cJSON *step;
-	KT_TRY(kt_json_str(d->o.plan, "run", &d->run, err));
 	KT_TRY(kt_json_array(d->o.plan, "steps", &steps, err));
 	cJSON_ArrayForEach(step, steps)
 	{

@@ -16,7 +16,6 @@ typedef struct kt_doctor_options {
 	const kt_err *hsm_error;
 	const kt_cluster *cluster;
 	const cJSON *plan;
-	int64_t epoch; /* the highest that was used for this cluster */
 	/* One answer; err->code is KT_OK when there is nothing to find. May not be NULL. */
 	void (*on_check)(void *cookie, const char *step, const char *title, const char *node, const kt_err *err);
 	void *cookie;

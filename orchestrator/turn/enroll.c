@@ -315,10 +315,7 @@ kt_code kt_enroll_transport(kt_enroll *e, kt_err *err)
 			     .args = transport_args,
 			     .skip = failed_before,
 			     .cookie = e,
-			     .timeout_ms = TRANSPORT_LIMIT_MS,
-			     .run = e->run,
-			     .step = "enroll",
-			     .epoch = e->epoch};
+			     .timeout_ms = TRANSPORT_LIMIT_MS};
 	KT_TRY(kt_nodes_survey(e->nodes, &q, &answer, err));
 	for (size_t i = 0; i < n; i++) {
 		kt_enroll_node *r = &e->node[i];

@@ -31,8 +31,6 @@ typedef struct kt_enroll {
 	const char
 		*agent_folder; /* the agent's program and its libraries; every regular file in it is put on the nodes */
 	bool replace_transport; /* pin another transport key than the one pinned before */
-	const char *run;        /* names this enrolment in the nodes' spools */
-	int64_t epoch;          /* the highest that was used for this cluster */
 	kt_enroll_node *node;   /* one a node */
 	struct kt_enroll_files *files;
 } kt_enroll;

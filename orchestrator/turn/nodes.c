@@ -272,7 +272,7 @@ static void reach(node *n)
 kt_code kt_nodes_ask(kt_nodes *nodes, size_t index, const kt_ask *ask, kt_err *err)
 {
 	node *n = &nodes->node[index];
-	pending *p;
+	pending *p = NULL;
 	KT_TRY(pending_new(n, ask, &p, err));
 	pending **at = &n->waiting;
 	while (*at)
@@ -526,9 +526,8 @@ static kt_code survey_ask(kt_nodes *nodes, size_t i, const kt_survey *q, survey_
 	if (q->args)
 		KT_TRY(q->args(q->cookie, i, &args, err));
 	const kt_ask ask = {.request = {.cluster = nodes->cluster->name,
-					.run = q->run ? q->run : "-",
-					.epoch = q->epoch,
-					.step = q->step ? q->step : q->verb,
+					.run = "-",
+					.step = q->verb,
 					.role = KT_ROLE_DO,
 					.attempt = 1,
 					.verb = q->verb,

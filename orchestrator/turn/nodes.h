@@ -60,7 +60,8 @@ KT_MUST_CHECK kt_code kt_nodes_ask(kt_nodes *nodes, size_t node, const kt_ask *a
 /* Forget every request that has no answer yet: their on_answer is never called. */
 void kt_nodes_drop(kt_nodes *nodes);
 
-/* A reading verb outside a run, on many nodes at once; runs the loop until all have answered. */
+/* A verb outside of any run (a reading one, or key.transport), on many nodes at once; runs the loop until all have
+ * answered. */
 typedef struct kt_answer {
 	kt_status status;
 	cJSON *result; /* may be NULL */
@@ -74,10 +75,6 @@ typedef struct kt_survey {
 	bool (*skip)(void *cookie, size_t node);
 	void *cookie;
 	int64_t timeout_ms;
-	/* The key of the request; for a reading verb outside a run leave it empty. */
-	const char *run;
-	const char *step;
-	int64_t epoch;
 } kt_survey;
 /* *answers has one entry a node and is the caller's: kt_answers_free. KT_OK also when nodes failed to answer. */
 KT_MUST_CHECK kt_code kt_nodes_survey(kt_nodes *nodes, const kt_survey *survey, kt_answer **answers, kt_err *err);

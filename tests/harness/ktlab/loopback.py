@@ -231,12 +231,12 @@ class LoopbackCluster(Cluster):
     def variables(self):
         node = os.path.join(self.folder, "nodes") + "/${node}"
         return {"dir": node + "/looker", "env_file": node + "/looker.env", "run_user": None, "database": self.database,
-                "backup_dir": node + "/backup"}
+                "backup_dir": node + "/backup", "process_users": None if os.getuid() == 0 else [self.user]}
 
     def service(self, node):
         """The service object of docs/FORMATS.md, section 2: commands instead of a systemd unit."""
         return {"start": ["./looker", "start"], "stop": ["./looker", "stop"], "status": ["./looker", "status"],
-                "cwd": node.looker}
+                "cwd": node.looker, "env_file": node.env_file}
 
     def node_variables(self, node):
         return {"service": self.service(node), "ports": [node.app_port]}
