@@ -10,7 +10,7 @@ import time
 from . import BUILD, LabError, process
 
 PACKAGES = ["systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "procps", "iproute2", "sqlite3", "libsqlite3-0",
-            "libssl3", "libcjson1", "libp11-kit0", "libarchive13", "libzstd1"]
+            "libssl3", "libcjson1", "libuv1", "libp11-kit0", "libarchive13", "libzstd1"]
 APP_USER, LOGIN_USER = "lookerops", "release"
 RECIPE = 3  # to be raised when what is done to the base system below changes
 
