@@ -9,6 +9,11 @@ import os
 from . import app, ssh
 
 
+# How long the gate waits for a crashed node to count as dead: longer than app.LIVE_WINDOW_SECONDS, shorter than in
+# production, where that window is a minute.
+QUIET = {"quiet_every_s": 1, "quiet_times": 6}
+
+
 @dataclasses.dataclass
 class Node:
     name: str

@@ -11,7 +11,7 @@ import signal
 import subprocess
 
 from . import app, process, ssh
-from .cluster import Cluster, Node
+from .cluster import QUIET, Cluster, Node
 from .state import State
 
 SSHD_CONFIG = """\

@@ -13,7 +13,7 @@ import tempfile
 import time
 
 from . import RUN, LabError, app, image, process, ssh
-from .cluster import Cluster, Node
+from .cluster import QUIET, Cluster, Node
 from .state import State
 
 APP_HOME = f"/home/{image.APP_USER}"
@@ -325,7 +325,7 @@ class SystemdCluster(Cluster):
 
     def variables(self):
         return {"dir": LOOKER, "env_file": ENV_FILE, "service": {"unit": "looker.service"}, "run_user": image.APP_USER,
-                "database": f"{SHARED}/store.db", "ports": [APP_PORT], "backup_dir": "/var/backups/keyturn"}
+                "database": f"{SHARED}/store.db", "ports": [APP_PORT], "backup_dir": "/var/backups/keyturn", **QUIET}
 
     def node_variables(self, node):
         return {}
