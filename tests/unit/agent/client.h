@@ -26,6 +26,7 @@ typedef struct client {
 	const char *cluster, *run, *step, *node;
 	kt_role role;
 	int64_t epoch, attempt;
+	bool settle;
 } client;
 
 /* A reply; free with reply_free. */
@@ -182,6 +183,7 @@ static inline int64_t client_ask(client *c, const char *verb, const char *args)
 			.node = c->node,
 			.attempt = c->attempt,
 			.verb = verb,
+			.settle = c->settle,
 			.args = a};
 	assert_kt_ok(kt_request_encode(&r, &payload, &err));
 	client_send(c, KT_FRAME_REQUEST, payload);

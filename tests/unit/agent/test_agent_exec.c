@@ -455,6 +455,52 @@ static void a_second_runner_does_nothing(void **state)
 	assert_int_equal(lines_of("count"), 1);
 }
 
+/* Asked to settle: out of the spool, and what was not begun then is not begun now, nor ever after. */
+static void what_is_settled_is_not_started(void **state)
+{
+	(void)state;
+	client c;
+	const char *args = script("echo ran >>count", "");
+	start_rekey(&c);
+	c.settle = true;
+	ask_bad(&c, "exec", args, KT_STATUS_FAILED, KT_E_REFUSED, "never started");
+	c.settle = false;
+	ask_bad(&c, "exec", args, KT_STATUS_FAILED, KT_E_REFUSED, "never started");
+	assert_int_equal(lines_of("count"), 0);
+	/* An intent whose runner never came is not begun either. */
+	c.attempt = 2;
+	ask_done(&c, "exec", args);
+	assert_int_equal(unlink(at("state/spool/R1/rekey.do.2/outcome.json")), 0);
+	assert_int_equal(unlink(at("state/spool/R1/rekey.do.2/pid")), 0);
+	assert_int_equal(unlink(at("state/spool/R1/rekey.do.2/child")), 0);
+	c.settle = true;
+	ask_bad(&c, "exec", args, KT_STATUS_FAILED, KT_E_REFUSED, "never started");
+	assert_int_equal(lines_of("count"), 1);
+	client_end(&c);
+}
+
+static void settling_waits_for_what_runs(void **state)
+{
+	(void)state;
+	client c;
+	const char *args = script(slow, "");
+	start_rekey(&c);
+	(void)client_ask(&c, "exec", args);
+	WAIT_UNTIL(is_there("started"));
+	client_kill(&c);
+	start_rekey(&c);
+	c.settle = true;
+	int64_t id = client_ask(&c, "exec", args);
+	pause_ms(300);
+	put_text("go", "", 0600);
+	reply r = client_reply(&c, id);
+	assert_int_equal(r.status, KT_STATUS_OK);
+	reply_free(&r);
+	ask_done(&c, "exec", args);
+	assert_int_equal(lines_of("count"), 2);
+	client_end(&c);
+}
+
 /* --- Beside detached work -------------------------------------------------------------------------------------------
  */
 
@@ -616,6 +662,8 @@ int main(void)
 		TEST(a_number_used_again_is_not_the_same_process),
 		TEST(damaged_records_are_no_licence),
 		TEST(a_second_runner_does_nothing),
+		TEST(what_is_settled_is_not_started),
+		TEST(settling_waits_for_what_runs),
 		TEST(nothing_else_changes_meanwhile),
 		TEST(what_was_not_begun_is_called_off),
 		TEST(what_cannot_be_recorded_is_not_done),

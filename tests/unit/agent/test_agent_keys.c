@@ -134,6 +134,22 @@ static void a_rehearsal_leaves_nothing(void **state)
 	assert_string_equal(result_str(&r, "proof"), proof_of(canary, "R1"));
 	reply_free(&r);
 	assert_false(is_there("state/slots/R1.json"));
+	/* Also outside of a run, for `doctor`; but nothing is ever kept there. */
+	c.run = "-";
+	kt_blob outside = wrap_for(to, canary, "-");
+	outside.purpose = KT_BLOB_REHEARSAL;
+	char args[16384];
+	(void)snprintf(args, sizeof args, "%s", delivery_of(&outside, "rehearsal", false));
+	char *label = strstr(args, "/1:R1:");
+	memmove(label + 4, label + 5, strlen(label + 5) + 1); /* "/1:-:" */
+	label[3] = '-';
+	r = ask_ok(&c, "key.receive", args);
+	assert_string_equal(result_str(&r, "proof"), proof_of(canary, "-"));
+	reply_free(&r);
+	memcpy(strstr(args, "\"keep\":false"), "\"keep\":true ", 12);
+	ask_bad(&c, "key.receive", args, KT_STATUS_FAILED, KT_E_REFUSED, "in a run only");
+	assert_false(is_there("state/slots"));
+	c.run = "R1";
 	c.step = "install";
 	put_text("like", "", 0600);
 	ask_bad(&c, "key.install", J("{'slot':'R1','path':'%s','like':'%s'}", at("cmk"), at("like")), KT_STATUS_FAILED,
