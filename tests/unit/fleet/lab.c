@@ -224,8 +224,11 @@ static size_t children_of(pid_t pid, pid_t *out, size_t max)
 	char text[4096];
 	size_t n = 0;
 	(void)snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)pid, (int)pid);
-	if (access(path, R_OK) != 0 || slurp(path, text, sizeof text) != 0)
-		return 0;
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return 0; /* it has ended */
+	text[fread(text, 1, sizeof text - 1, f)] = '\0';
+	(void)fclose(f);
 	char *save = NULL;
 	for (char *word = strtok_r(text, " ", &save); word && n < max; word = strtok_r(NULL, " ", &save))
 		out[n++] = (pid_t)strtol(word, NULL, 10);

@@ -4,7 +4,7 @@
  * Modes: banner (prints a login message first), mute (never says hello), complain (writes to stderr and exits 3).
  * Verbs: echo (result = args), later (answers after args.ms, in the order of the requests), progress (args.n progress
  * frames), never, die (exits 9 without an answer), garbage, retry (answers retry), big (a text of args.n bytes),
- * stray (answers a request that was never made).
+ * stray (answers a request that was never made), run (runs /bin/echo n and answers when it has ended).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/spawn.h"
 #include "tests/unit/fleet/lab.h"
 #include "wire/frame.h"
 #include "wire/message.h"
@@ -79,6 +80,19 @@ static kt_code big(const kt_request *r, int64_t n, kt_err *err)
 	return rc;
 }
 
+static kt_code run(const kt_request *r, int64_t n, kt_err *err)
+{
+	char text[24];
+	kt_spawn_end end;
+	kt_buf out = KT_BUF_INIT;
+	(void)snprintf(text, sizeof text, "%lld", (long long)n);
+	const char *const argv[] = {"/bin/echo", text, NULL};
+	const kt_spawn_what what = {.argv = argv, .timeout_ms = 10000};
+	kt_code rc = kt_spawn_capture(&what, &out, NULL, &end, err);
+	kt_buf_free(&out);
+	return answer(r->id, rc == KT_OK && end.exit == 0 ? KT_STATUS_OK : KT_STATUS_FAILED, r->args, err);
+}
+
 static kt_code serve_request(const cJSON *payload, kt_err *err)
 {
 	kt_request r;
@@ -93,6 +107,8 @@ static kt_code serve_request(const cJSON *payload, kt_err *err)
 		return progress(&r, n, err);
 	if (strcmp(r.verb, "big") == 0)
 		return big(&r, n, err);
+	if (strcmp(r.verb, "run") == 0)
+		return run(&r, n, err);
 	if (strcmp(r.verb, "stray") == 0)
 		return answer(r.id + 1000, KT_STATUS_OK, NULL, err);
 	if (strcmp(r.verb, "later") == 0) {

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -1266,6 +1267,7 @@ static int start_ssh_agent(void)
 	(void)lab_path(&the_lab, "agent.sock", agent_socket);
 	agent_pid = fork();
 	if (agent_pid == 0) {
+		(void)prctl(PR_SET_PDEATHSIG, SIGTERM); /* also when the test is killed */
 		if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr))
 			_exit(126);
 		(void)execlp("ssh-agent", "ssh-agent", "-D", "-a", agent_socket, (char *)NULL);
