@@ -15,11 +15,14 @@ static const kt_target *target_of(const kt_block *b, size_t node)
 	return b->n && b->of_node[node] ? &b->targets[b->of_node[node] - 1] : NULL;
 }
 
-/* The field of a step's result on the same target, else on "@". */
+/* The field of a step's result on the same target, else on "@". ${plan.nodes}: the names of all nodes, which a plan says
+ * once and not in every node's arguments. */
 static const cJSON *lookup(void *cookie, const char *step, const char *field)
 {
 	const late *l = cookie;
 	const kt_engine *e = l->engine;
+	if (strcmp(step, "plan") == 0)
+		return strcmp(field, "nodes") == 0 ? e->names : NULL;
 	for (size_t i = 0; i < e->n_steps; i++) {
 		if (strcmp(e->steps[i].name, step) != 0)
 			continue;

@@ -111,6 +111,7 @@ struct kt_engine {
 	const char **nodes; /* names, in the plan's order; [n_nodes] is "@" */
 	uint32_t *by_name;  /* indexes of nodes, sorted by name */
 	size_t n_nodes;
+	cJSON *names; /* of the nodes, for ${plan.nodes} */
 	kt_step *steps;
 	size_t n_steps;
 	size_t cap_steps; /* allocated: a plan that does not load has more of them than n_steps */

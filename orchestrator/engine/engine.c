@@ -629,6 +629,7 @@ void kt_engine_free(kt_engine *e)
 		for (int r = 0; r < 3; r++)
 			free_block(&e->steps[i].role[r]);
 	free(e->steps);
+	cJSON_Delete(e->names);
 	free(e->by_name);
 	free((void *)e->nodes);
 	free(e);

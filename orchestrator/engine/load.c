@@ -66,6 +66,9 @@ static kt_code load_nodes(kt_engine *e, const cJSON *plan, kt_err *err)
 		e->n_nodes++;
 	}
 	e->nodes[n] = "@";
+	e->names = cJSON_CreateStringArray(e->nodes, (int)n);
+	if (!e->names)
+		return oom(err);
 	qsort_r(e->by_name, n, sizeof *e->by_name, by_name, (void *)e->nodes);
 	for (size_t i = 1; i < n; i++)
 		if (strcmp(e->nodes[e->by_name[i - 1]], e->nodes[e->by_name[i]]) == 0)

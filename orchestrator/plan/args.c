@@ -22,8 +22,8 @@ typedef struct late_ctx {
 static kt_code check_late(void *cookie, const kt_template_ref *ref, kt_err *err)
 {
 	const kt_planner *p = ((const late_ctx *)cookie)->p;
-	if (!ref->field)
-		return KT_OK; /* the agent's */
+	if (!ref->field || (strcmp(ref->name, "plan") == 0 && strcmp(ref->field, "nodes") == 0))
+		return KT_OK; /* the agent's; the engine's */
 	const cJSON *steps = member(p->playbook, "steps");
 	size_t i = 0;
 	const cJSON *s = steps->child;

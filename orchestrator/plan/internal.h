@@ -28,9 +28,8 @@ typedef struct kt_planner {
 	const cJSON *playbook; /* root of its document */
 	kt_plan_key *from, *to;
 	const char *kcv;
-	cJSON *names; /* array of all nodes' names, for ${nodes} */
-	size_t step;  /* index of the playbook's step at work; SIZE_MAX: none yet */
-	bool own;     /* undo and probe may use their own step's result */
+	size_t step; /* index of the playbook's step at work; SIZE_MAX: none yet */
+	bool own;    /* undo and probe may use their own step's result */
 } kt_planner;
 
 /* A target's names; for kt_scope. Values that are not in any document stand in the scratch members. */

@@ -93,14 +93,14 @@ static kt_code fill_step(kt_planner *p, const cJSON *step, cJSON *o, size_t *tar
 	int64_t parallel;
 	cJSON *expect = NULL;
 	KT_TRY(kt_plan_number(p, member(step, "parallel"), "parallel", 0, 0, KT_NODES_MAX, &parallel, err));
-	KT_TRY(kt_plan_expect(p, member(step, "expect"), &expect, err));
-	KT_TRY(kt_json_add(o, "expect", expect, err));
 	KT_TRY(kt_json_add_str(o, "name", member(step, "name")->valuestring, err));
 	KT_TRY(kt_json_add_str(o, "phase", member(step, "phase")->valuestring, err));
 	KT_TRY(kt_json_add_str(o, "title", member(step, "title")->valuestring, err));
 	KT_TRY(kt_json_add_bool(o, "once", cJSON_IsTrue(member(step, "once")), err));
 	KT_TRY(kt_json_add_bool(o, "commit", cJSON_IsTrue(member(step, "commit")), err));
 	KT_TRY(kt_json_add_int(o, "parallel", parallel, err));
+	KT_TRY(kt_plan_expect(p, member(step, "expect"), &expect, err));
+	KT_TRY(kt_json_add(o, "expect", expect, err));
 	KT_TRY(add_action(p, member(step, "on")->valuestring, step, o, targets, err));
 	KT_TRY(add_other(p, step, "undo", o, err));
 	return add_other(p, step, "probe", o, err);
@@ -232,16 +232,6 @@ static kt_code add_head(const kt_planner *p, cJSON *plan, kt_err *err)
 /* --- All of it
  * ------------------------------------------------------------------------------------------------------------ */
 
-static kt_code make_names(kt_planner *p, kt_err *err)
-{
-	const kt_cluster *c = p->in->cluster;
-	p->names = cJSON_CreateArray();
-	for (size_t i = 0; p->names && i < c->nodes_count; i++)
-		if (!cJSON_AddItemToArray(p->names, cJSON_CreateString(c->nodes[i].name)))
-			return no_memory(err);
-	return p->names ? KT_OK : no_memory(err);
-}
-
 static kt_code check_size(const cJSON *plan, kt_err *err)
 {
 	kt_buf text = KT_BUF_INIT;
@@ -259,19 +249,12 @@ static kt_code check_size(const cJSON *plan, kt_err *err)
 static kt_code make(kt_planner *p, cJSON *plan, char digest[KT_SHA256_HEX], kt_err *err)
 {
 	KT_TRY(check_run(p->in->run, err));
-	KT_TRY(make_names(p, err));
 	KT_TRY(kt_plan_find_keys(p, err));
 	KT_TRY(kt_plan_check_vars(p, err));
 	KT_TRY(add_head(p, plan, err));
 	KT_TRY(add_steps(p, plan, err));
 	KT_TRY(check_size(plan, err));
 	return kt_plan_digest(plan, digest, err);
-}
-
-static void planner_free(kt_planner *p)
-{
-	kt_plan_free_keys(p);
-	cJSON_Delete(p->names);
 }
 
 kt_code kt_plan_make(const kt_plan_input *in, cJSON **plan, char digest[KT_SHA256_HEX], kt_err *err)
@@ -281,7 +264,7 @@ kt_code kt_plan_make(const kt_plan_input *in, cJSON **plan, char digest[KT_SHA25
 	digest[0] = '\0';
 	cJSON *made = cJSON_CreateObject();
 	kt_code rc = made ? make(&p, made, digest, err) : no_memory(err);
-	planner_free(&p);
+	kt_plan_free_keys(&p);
 	if (rc != KT_OK)
 		cJSON_Delete(made);
 	else
@@ -325,7 +308,7 @@ kt_code kt_plan_locate_args(const kt_plan_input *in, size_t node, cJSON **args, 
 	kt_buf path = KT_BUF_INIT;
 	*args = NULL;
 	cJSON *o = cJSON_CreateObject();
-	kt_code rc = o ? make_names(&p, err) : no_memory(err);
+	kt_code rc = o ? KT_OK : no_memory(err);
 	kt_plan_scope_init(&p, node, false, &s, &scope);
 	if (rc == KT_OK)
 		rc = kt_template_text(member(p.playbook, "env_file")->valuestring, &scope, &path, err);
@@ -334,7 +317,6 @@ kt_code kt_plan_locate_args(const kt_plan_input *in, size_t node, cJSON **args, 
 	if (rc == KT_OK)
 		rc = add_variables(&p, o, err);
 	kt_buf_free(&path);
-	planner_free(&p);
 	if (rc != KT_OK)
 		cJSON_Delete(o);
 	else

@@ -88,9 +88,10 @@ static kt_code put_keyref(const cJSON *ref, kt_buf *out, kt_err *err)
 	const cJSON *key = member(ref, "key");
 	if (member(key, "slot"))
 		return kt_buf_str(out, "<new key>", err);
-	if (member(key, "file"))
-		return kt_buf_printf(out, err, "<old key, in %s>", text(key, "file"));
-	return kt_buf_printf(out, err, "<old key, %s in %s>", text(key, "name"), text(key, "env_file"));
+	bool file = member(key, "file") != NULL;
+	KT_TRY(kt_buf_printf(out, err, "<old key, %s%sin ", text(key, "name"), file ? "" : " "));
+	KT_TRY(put_string(text(key, file ? "file" : "env_file"), out, err));
+	return kt_buf_str(out, ">", err);
 }
 
 static bool is_keyref(const cJSON *v)
@@ -161,7 +162,7 @@ static kt_code put_any(const cJSON *v, kt_buf *out, kt_err *err)
 		return put_object(v, out, err);
 	if (cJSON_IsArray(v))
 		return put_list(v, out, err);
-	return cJSON_IsNull(v) ? kt_buf_str(out, "none", err) : kt_json_print(v, out, err);
+	return cJSON_IsNull(v) ? kt_buf_str(out, "-", err) : kt_json_print(v, out, err);
 }
 
 /* --- Commands and services
@@ -197,7 +198,8 @@ static kt_code put_surroundings(const cJSON *o, kt_buf *out, kt_err *err)
 		KT_TRY(begin_line("", out, err));
 		KT_TRY(kt_buf_printf(out, err, "as %s", text(o, "user")[0] ? text(o, "user") : "the agent's user"));
 		if (text(o, "env_file")[0])
-			KT_TRY(kt_buf_printf(out, err, ", with the variables of %s", text(o, "env_file")));
+			KT_TRY(kt_buf_str(out, ", with the variables of ", err));
+		KT_TRY(put_string(text(o, "env_file"), out, err));
 		KT_TRY(kt_buf_str(out, "\n", err));
 	}
 	if (sets) {
@@ -285,7 +287,7 @@ static char *without_name(const char *s, const char *name)
 	return text_made;
 }
 
-/* Names that stand alone (known_nodes) mean the node itself and stay. */
+/* A name that stands alone means the node itself and stays. */
 static kt_code forget_name(cJSON *v, const char *name, kt_err *err)
 {
 	if (cJSON_IsString(v) && strstr(v->valuestring, name) && strcmp(v->valuestring, name) != 0) {
@@ -335,19 +337,32 @@ static kt_code put_arg(const char *verb, const cJSON *a, kt_buf *out, kt_err *er
 	KT_TRY(begin_line(a->string, out, err));
 	if (type == KT_ARG_VALUES && cJSON_IsObject(a))
 		KT_TRY(put_env(a, false, out, err));
-	else if (strcmp(a->string, "known_nodes") == 0)
-		KT_TRY(put_names(a, out, err));
+	else if (cJSON_IsString(a) && strcmp(a->valuestring, "${plan.nodes}") == 0)
+		KT_TRY(kt_buf_str(out, "all nodes of this plan", err));
 	else
 		KT_TRY(put_any(a, out, err));
 	return kt_buf_str(out, "\n", err);
 }
 
-static kt_code put_group(const cJSON *group, const char *verb, kt_buf *out, kt_err *err)
+/* The arguments as they are of the one node of a group; those of a larger group, in which ${node} stands for its nodes.
+ */
+static const cJSON *args_of(const cJSON *action, const cJSON *group)
 {
+	const cJSON *nodes = member(group, "nodes");
+	kt_plan_cursor at = {0};
+	while (nodes && !nodes->child->next && kt_plan_next(action, &at))
+		if (strcmp(at.node, nodes->child->valuestring) == 0)
+			return at.args;
+	return member(group, "args");
+}
+
+static kt_code put_group(const cJSON *action, const cJSON *group, kt_buf *out, kt_err *err)
+{
+	const char *verb = text(action, "verb");
 	KT_TRY(kt_buf_printf(out, err, "%*s", INDENT, ""));
 	KT_TRY(put_names(member(group, "nodes"), out, err));
 	KT_TRY(kt_buf_printf(out, err, ": %s\n", verb));
-	const cJSON *args = member(group, "args");
+	const cJSON *args = args_of(action, group);
 	for (const cJSON *a = args ? args->child : NULL; a; a = a->next)
 		KT_TRY(put_arg(verb, a, out, err));
 	return KT_OK;
@@ -369,7 +384,7 @@ static kt_code put_action(const cJSON *action, kt_buf *out, kt_err *err)
 	KT_TRY(regroup(action, &groups, err));
 	kt_code rc = KT_OK;
 	for (const cJSON *g = groups->child; rc == KT_OK && g; g = g->next)
-		rc = put_group(g, text(action, "verb"), out, err);
+		rc = put_group(action, g, out, err);
 	cJSON_Delete(groups);
 	return rc == KT_OK ? put_retry(action, out, err) : rc;
 }

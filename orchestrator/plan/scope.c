@@ -90,7 +90,7 @@ static const cJSON *find_builtin(kt_plan_scope *s, const char *name)
 	if (strcmp(name, "cluster") == 0)
 		return as_text(s, s->p->in->cluster->name);
 	if (strcmp(name, "nodes") == 0)
-		return s->p->names;
+		return as_text(s, "${plan.nodes}");
 	if (strncmp(name, "from.", 5) == 0)
 		return find_key(s, true, name + 5);
 	if (strncmp(name, "to.", 3) == 0)

@@ -24,5 +24,6 @@ bool kt_builtin_is(const char *name)
 
 bool kt_builtin_reserved(const char *name)
 {
-	return kt_builtin_is(name) || strcmp(name, "from") == 0 || strcmp(name, "to") == 0 || strcmp(name, "key") == 0;
+	return kt_builtin_is(name) || strcmp(name, "from") == 0 || strcmp(name, "to") == 0 ||
+	       strcmp(name, "key") == 0 || strcmp(name, "plan") == 0;
 }

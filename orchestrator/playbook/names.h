@@ -8,7 +8,7 @@
 /*
  * node, host       the target's; not where a step is for the cluster
  * run, cluster     the run's id, the cluster's name
- * nodes            names of all nodes (array)
+ * nodes            names of all nodes (array), as a whole value only: a plan says it as ${plan.nodes}, once for all
  * is_rekey, is_canary   whether the target has that role (boolean)
  * from.uri, .kind, .path, .name, .files, .kcv   where the old key is on the target; kind is file or env; path is ""
  *                  for env, name is "" for file; files is an array with the path, empty for env; kcv is null when it

@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/support.h"
+
+#include <time.h>
+
+#include "orchestrator/engine/engine.h"
+#include "tests/unit/plan/fixture.h"
+
+static void digest_of(const fixture *f, char digest[KT_SHA256_HEX])
+{
+	kt_err err = KT_ERR_INIT;
+	cJSON *plan = NULL;
+	assert_kt_ok(fixture_make(f, &plan, digest, &err));
+	char again[KT_SHA256_HEX];
+	assert_kt_ok(kt_plan_digest(plan, again, &err));
+	assert_string_equal(digest, again);
+	cJSON_Delete(plan);
+}
+
+/* --- The digest -----------------------------------------------------------------------------------------------------
+ */
+
+static void the_same_inputs_give_the_same_digest(void **state)
+{
+	(void)state;
+	const fixture f = FIXTURE;
+	char one[KT_SHA256_HEX];
+	char two[KT_SHA256_HEX];
+	digest_of(&f, one);
+	digest_of(&f, two);
+	assert_string_equal(one, two);
+	assert_int_equal(strlen(one), 64);
+	/* What only this machine needs does not count: how the PIN is got at. */
+	fixture g = FIXTURE;
+	g.hsm = "pkcs11:token=t;serial=1?module-path=/m.so&pin-source=env:PIN";
+	digest_of(&g, two);
+	assert_string_equal(one, two);
+}
+
+static void every_input_counts(void **state)
+{
+	(void)state;
+	fixture f[12];
+	char digest[13][KT_SHA256_HEX];
+	const fixture base = FIXTURE;
+	for (size_t i = 0; i < 12; i++)
+		f[i] = base;
+	f[0].run = "20261123T204726Z-1a2b3d";
+	f[1].nodes = "[{'name':'web[01-04]','host':'${node}.example.com'}]";
+	f[2].nodes = "[{'name':'web[01-03]','host':'${node}.example.org'}]";
+	f[3].nodes = "[{'name':'web[01-03]','host':'${node}.example.com','port':23}]";
+	f[4].roles = "{'canary':'web03'}";
+	f[5].roles = "{'canary':'web02','rekey':'web02'}";
+	f[6].vars = "{'database':'/srv/looker/other.db'}";
+	f[7].vars = "{'database':'/srv/looker/looker.db','quiet_times':19}";
+	f[8].hsm = "pkcs11:token=t;serial=2";
+	f[9].key = "{'to':'env:LKR_MASTER_KEY_ENV'}";
+	for (size_t i = 0; i < FIXTURE_NODES; i++) {
+		f[10].located[i].kcv = "a1b2c4";
+		f[11].located[i].uri = "file:/home/lookerops/looker/key";
+	}
+	/* The fourth node of f[1] was not asked: say where its key is. */
+	f[1].key = "{'from':'file:/home/lookerops/looker/cmk','to':'file:${dir}/cmk-${run}'}";
+	f[1].nodes = "[{'name':'web[01-02]','host':'${node}.example.com'}]";
+	digest_of(&base, digest[12]);
+	for (size_t i = 0; i < 12; i++)
+		digest_of(&f[i], digest[i]);
+	for (size_t i = 0; i < 13; i++)
+		for (size_t j = 0; j < i; j++)
+			if (strcmp(digest[i], digest[j]) == 0)
+				fail_msg("inputs %zu and %zu give the same digest", i, j);
+}
+
+/* --- What is refused
+ * ---------------------------------------------------------------------------------------------------- */
+
+static void refused(const fixture *f, kt_code code, const char *message)
+{
+	kt_err err = KT_ERR_INIT;
+	cJSON *plan = NULL;
+	char digest[KT_SHA256_HEX];
+	kt_code rc = fixture_make(f, &plan, digest, &err);
+	if (rc != code || !strstr(err.msg, message))
+		fail_msg("%s: \"%s\" instead of %s: \"%s\"", kt_code_name(rc), err.msg, kt_code_name(code), message);
+	assert_null(plan);
+	assert_string_equal(digest, "");
+}
+
+static void keys_in_the_wrong_place(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.key = "{'to':'file:${dir}/cmk'}";
+	refused(&f, KT_E_REFUSED, "web01: the new key would replace the old one");
+	f.key = "{'from':'file:${dir}/other','to':'file:${dir}/cmk-${run}'}";
+	refused(&f, KT_E_REFUSED, "web01 runs with the key in file:/home/lookerops/looker/cmk, but");
+	f.key = "{'to':'file:cmk'}";
+	refused(&f, KT_E_INPUT, "$.key.to: web01: \"file:cmk\": the path is not plain");
+	f.key = "{'to':'file:/a/../b'}";
+	refused(&f, KT_E_INPUT, "the path is not plain");
+	f.key = "{'to':'file:/a//b'}";
+	refused(&f, KT_E_INPUT, "the path is not plain");
+	f.key = "{'to':'file:/a/./b'}";
+	refused(&f, KT_E_INPUT, "the path is not plain");
+	f.key = "{'to':'file:/a/b/'}";
+	refused(&f, KT_E_INPUT, "the path is not plain");
+	f.key = "{'to':'file:/a$b'}";
+	refused(&f, KT_E_INPUT, "the path is not plain");
+	f.key = "{'to':'env:A-B'}";
+	refused(&f, KT_E_INPUT, "\"env:A-B\" does not name a variable");
+	f.key = "{'to':'env:OTHER'}";
+	refused(&f, KT_E_REFUSED, "env:OTHER: the application does not read its key from this variable");
+	f.key = "{'to':'env:LKR_MASTER_KEY_FILE'}";
+	refused(&f, KT_E_REFUSED, "env:LKR_MASTER_KEY_FILE: the application does not read");
+	f.key = "{'to':'${dir}'}";
+	refused(&f, KT_E_INPUT, "is no keystore that is known");
+	f.key = "{'to':'file:${dri}/cmk'}";
+	refused(&f, KT_E_INPUT, "$.key.to: web01: ${dri} is not known; did you mean ${dir}?");
+}
+
+static void nodes_that_do_not_agree(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.located[1].uri = "env:LKR_MASTER_KEY_ENV";
+	refused(&f, KT_E_REFUSED,
+		"the old key is in file:/home/lookerops/looker/cmk on web01, but in env:LKR_MASTER_KEY_ENV on web02");
+	fixture g = FIXTURE;
+	g.located[2].kcv = "ffffff";
+	refused(&g, KT_E_REFUSED, "the nodes have different keys: web01 has a1b2c3, web03 has ffffff");
+	fixture h = FIXTURE;
+	h.located[2].uri = NULL;
+	refused(&h, KT_E_INPUT, "web03: where the old key is was neither said nor asked");
+	fixture i = FIXTURE;
+	i.nodes = "[{'name':'web[01-02]','host':'a'},{'name':'web03','vars':{'_to':'env:LKR_MASTER_KEY_ENV'}}]";
+	i.vars = "{'_to':'file:/k'}";
+	i.key = "{'to':'${_to}'}";
+	refused(&i, KT_E_REFUSED, "the new key is in file:/k on web01, but in env:LKR_MASTER_KEY_ENV on web03");
+}
+
+static void variables_that_do_not_fit(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.vars = "{'portz':[1]}";
+	refused(&f, KT_E_INPUT,
+		"cluster.json:1: $.vars.portz: playbook \"looker\" has no variable \"portz\"; did you mean \"ports\"?");
+	f.vars = "{'ports':'9999'}";
+	refused(&f, KT_E_INPUT, "$.vars.ports: must be of type array, is string");
+	f.vars = "{'ports':'${_p}','_p':9999}";
+	refused(&f, KT_E_INPUT, "$.vars.ports: must be of type array, is integer");
+	f.vars = "{'database':7}";
+	refused(&f, KT_E_INPUT, "$.vars.database: must be of type string or null, is integer");
+	f.vars = "{'run_user':'${_u}'}";
+	refused(&f, KT_E_INPUT, "$.vars.run_user: web01: ${_u} is not known");
+	f.vars = "{'service':{'unti':'x'}}";
+	refused(&f, KT_E_INPUT, "(preflight): web01: a service has no \"unti\"; did you mean \"unit\"?");
+	f.vars = "{'processes':[]}";
+	refused(&f, KT_E_REFUSED, "S2: \"processes\" is empty");
+	f.vars = "{'quiet_times':-1}";
+	refused(&f, KT_E_INPUT, "\"times\" must be a whole number from 0");
+	f.vars = "{'quiet_times':1.5}";
+	refused(&f, KT_E_INPUT, "$.vars.quiet_times: must be of type integer, is number");
+	f.vars = "{'rekey_command':[]}";
+	refused(&f, KT_E_INPUT, "\"argv\" is empty");
+	f.vars = "{'env_file':'${node}'}";
+	fixture g = FIXTURE;
+	g.nodes = "[{'name':'a','vars':{'ports':1}},{'name':'b'}]";
+	g.roles = "{}";
+	refused(&g, KT_E_INPUT, "$.nodes[0].vars.ports: must be of type array");
+}
+
+static void run_ids(void **state)
+{
+	(void)state;
+	const char *const bad[] = {"",
+				   "20261123T204726Z",
+				   "20261123T204726Z-1A2B3C",
+				   "20261123 204726Z-1a2b3c",
+				   "20261123T204726Z-1a2b3c0",
+				   "20261123T204726Z-1a2b3g",
+				   "../../../../../../../etc"};
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+		fixture f = FIXTURE;
+		f.run = bad[i];
+		refused(&f, KT_E_INPUT, "is no run id");
+	}
+}
+
+/* A journal takes so much: what would not fit is refused before it begins. */
+static void a_plan_too_large_for_a_journal(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	char vars[2000];
+	(void)snprintf(vars, sizeof vars, "{'dir':'/a/long/path/%01000d/${node}'}", 0);
+	f.nodes = "[{'name':'n[001-500]','host':'h'}]";
+	f.roles = "{}";
+	f.key = "{'from':'file:/k/${node}/old','to':'file:/k/${node}/new'}";
+	f.vars = vars;
+	memset(f.located, 0, sizeof f.located);
+	kt_err err = KT_ERR_INIT;
+	kt_cluster c;
+	kt_playbook p;
+	cJSON *plan = NULL;
+	char digest[KT_SHA256_HEX];
+	fixture_load(&f, &c, &p);
+	kt_plan_input in = {.cluster = &c, .playbook = &p, .run = f.run};
+	assert_kt_fails(KT_E_INPUT, kt_plan_make(&in, &plan, digest, &err));
+	assert_non_null(strstr(err.msg, "a journal takes"));
+	kt_playbook_free(&p);
+	kt_cluster_free(&c);
+}
+
+/* --- What is made ----------------------------------------------------------------------------------------------------
+ */
+
+static void args_are(const cJSON *plan, const char *step, const char *role, const char *node, const char *want)
+{
+	char *text = plan_args(plan, step, role, node);
+	assert_string_equal(text, want);
+	cJSON_free(text);
+}
+
+static void has(const cJSON *plan, const char *step, const char *role, const char *node, const char *part)
+{
+	char *text = plan_args(plan, step, role, node);
+	if (!strstr(text, part))
+		fail_msg("%s on %s: no %s in %s", step, node, part, text);
+	cJSON_free(text);
+}
+
+static void lacks(const cJSON *plan, const char *step, const char *role, const char *node, const char *part)
+{
+	char *text = plan_args(plan, step, role, node);
+	if (strstr(text, part))
+		fail_msg("%s on %s: %s in %s", step, node, part, text);
+	cJSON_free(text);
+}
+
+#define FROM_FILE "'key':{'file':'/home/lookerops/looker/cmk'}"
+#define FROM_ENV "'key':{'env_file':'/etc/looker.env','name':'LKR_MASTER_KEY_ENV'}"
+#define TO_SLOT "{'key':{'slot':'" RUN "'}}"
+
+static void file_to_env(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.key = "{'to':'env:LKR_MASTER_KEY_ENV'}";
+	cJSON *plan = fixture_plan(&f);
+	assert_null(plan_step(plan, "install")); /* when: to file */
+	has(plan, "preflight", NULL, "web02", FROM_FILE);
+	has(plan, "backup", NULL, "web02", "'secrets':[{" FROM_FILE "}]");
+	has(plan, "backup", NULL, "web02", "'key_files':['/home/lookerops/looker/cmk']");
+	has(plan, "rekey", NULL, "web01",
+	    "'env':{'LKR_MASTER_KEY_FILE':'/home/lookerops/looker/cmk','LKR_MASTER_KEY_FILE_SOURCE':"
+	    "'/home/lookerops/looker/cmk','LKR_MASTER_KEY_ENV_DESTINATION':" TO_SLOT ",");
+	has(plan, "rekey", NULL, "web01", "'LKR_MASTER_KEY_ENV_SOURCE':null"); /* clear */
+	has(plan, "rekey", "probe", "web01", "'LKR_MASTER_KEY_ENV_DESTINATION':" TO_SLOT);
+	args_are(plan, "env", NULL, "web03",
+		 "{'path':'/etc/looker.env','set':{'LKR_MASTER_KEY_ENV':" TO_SLOT "},'unset':["
+		 "'LKR_MASTER_KEY_FILE','LKR_MASTER_KEY_FILE_SOURCE','LKR_MASTER_KEY_FILE_DESTINATION',"
+		 "'LKR_MASTER_KEY_ENV_SOURCE','LKR_MASTER_KEY_ENV_DESTINATION','LKR_AWS_CMK','LKR_AWS_CMK_SOURCE',"
+		 "'LKR_AWS_CMK_DESTINATION','LKR_AWS_CMK_EC','LKR_AWS_CMK_EC_SOURCE','LKR_AWS_CMK_EC_DESTINATION'],"
+		 "'keep':'" RUN "'}");
+	cJSON_Delete(plan);
+}
+
+static void env_to_file_and_env_to_env(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	for (size_t i = 0; i < FIXTURE_NODES; i++)
+		f.located[i].uri = "env:LKR_MASTER_KEY_ENV";
+	cJSON *plan = fixture_plan(&f);
+	has(plan, "preflight", NULL, "web01", FROM_ENV);
+	has(plan, "backup", NULL, "web01", "'key_files':['/home/lookerops/looker/cmk-" RUN "']");
+	has(plan, "install", NULL, "web01", "'path':'/home/lookerops/looker/cmk-" RUN "'");
+	has(plan, "rekey", NULL, "web01", "'LKR_MASTER_KEY_ENV_SOURCE':{" FROM_ENV "}");
+	has(plan, "rekey", NULL, "web01", "'LKR_MASTER_KEY_FILE_DESTINATION':'/home/lookerops/looker/cmk-" RUN "'");
+	has(plan, "env", NULL, "web01", "'set':{'LKR_MASTER_KEY_FILE':'/home/lookerops/looker/cmk-" RUN "'}");
+	cJSON_Delete(plan);
+	/* The same variable, another key: its file is replaced, and the old one kept. */
+	f.key = "{'to':'env:LKR_MASTER_KEY_ENV'}";
+	plan = fixture_plan(&f);
+	has(plan, "rekey", NULL, "web01", "'LKR_MASTER_KEY_ENV_SOURCE':{" FROM_ENV "}");
+	has(plan, "rekey", NULL, "web01", "'LKR_MASTER_KEY_ENV_DESTINATION':" TO_SLOT);
+	has(plan, "env", NULL, "web01", "'set':{'LKR_MASTER_KEY_ENV':" TO_SLOT "}");
+	has(plan, "backup", NULL, "web01", "'key_files':[]");
+	assert_null(plan_step(plan, "install"));
+	cJSON_Delete(plan);
+}
+
+static void roles_and_nodes(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.nodes = "[{'name':'web[01-03]','host':'h','vars':{}},{'name':'db1','vars':{'dir':'/srv/db'}}]";
+	f.roles = "{'rekey':'web03','canary':'db1'}";
+	f.key = "{'from':'file:/k/old','to':'file:/k/new'}";
+	memset(f.located, 0, sizeof f.located);
+	kt_err err = KT_ERR_INIT;
+	kt_cluster c;
+	kt_playbook p;
+	cJSON *plan = NULL;
+	char digest[KT_SHA256_HEX];
+	fixture_load(&f, &c, &p);
+	kt_plan_input in = {.cluster = &c, .playbook = &p, .run = f.run};
+	assert_kt_ok(kt_plan_make(&in, &plan, digest, &err));
+	has(plan, "backup", NULL, "web03", "'paths':['/srv/looker/looker.db']");
+	has(plan, "backup", NULL, "web01", "'paths':[]");
+	has(plan, "backup", NULL, "db1", "'top':'/srv/db'");
+	has(plan, "restored", NULL, "web03",
+	    "'check':{'argv':['./looker','verify','--database','${scratch}/srv/looker/looker.db']");
+	has(plan, "restored", NULL, "web01", "'check':null");
+	has(plan, "quiet", NULL, "db1", "'known_nodes':'${plan.nodes}'");
+	has(plan, "rekey", NULL, "web03", "'argv':['./looker','rekey']");
+	has(plan, "canary", NULL, "db1", "looker.service");
+	has(plan, "start", NULL, "web03", "looker.service");
+	kt_plan_cursor at = {0};
+	size_t n = 0;
+	while (kt_plan_next(plan_step(plan, "start"), &at))
+		n += strcmp(at.node, "db1") != 0;
+	assert_int_equal(n, 3);
+	at = (kt_plan_cursor){0};
+	assert_true(kt_plan_next(plan_step(plan, "hsm"), &at));
+	assert_string_equal(at.node, "@");
+	assert_false(kt_plan_next(plan_step(plan, "hsm"), &at));
+	/* Equal nodes stand together: three and one. */
+	assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(plan_step(plan, "quiet"), "targets")), 2);
+	cJSON_Delete(plan);
+	kt_playbook_free(&p);
+	kt_cluster_free(&c);
+}
+
+static void a_single_node_has_no_rest(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.nodes = "[{'name':'web01'}]";
+	f.roles = "{}";
+	cJSON *plan = fixture_plan(&f);
+	assert_null(plan_step(plan, "start"));
+	assert_null(plan_step(plan, "verify"));
+	assert_non_null(plan_step(plan, "canary"));
+	cJSON_Delete(plan);
+}
+
+static void what_variables_leave_out(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.vars = "{'run_user':null,'heartbeat_command':null,'internal_db_creds':'/"
+		 "c.yaml','rekey_command':['java','-jar','x']}";
+	cJSON *plan = fixture_plan(&f);
+	lacks(plan, "rekey", NULL, "web01", "'user'");
+	has(plan, "quiet", NULL, "web01", "'heartbeats':null");
+	has(plan, "quiet", NULL, "web01", "'files':[]");
+	has(plan, "rekey", NULL, "web01", "'argv':['java','-jar','x','-d','/c.yaml']");
+	has(plan, "rekey", "probe", "web01", "'argv':['./looker','probe','-d','/c.yaml']");
+	has(plan, "restored", NULL, "web01", "'check':null"); /* no database to look at */
+	cJSON_Delete(plan);
+	/* Without a check value the preflight cannot expect one. */
+	fixture g = FIXTURE;
+	for (size_t i = 0; i < FIXTURE_NODES; i++)
+		g.located[i].kcv = NULL;
+	plan = fixture_plan(&g);
+	assert_null(cJSON_GetObjectItem(plan_step(plan, "preflight"), "expect")->child);
+	assert_null(cJSON_GetObjectItem(cJSON_GetObjectItem(plan, "key"), "kcv"));
+	cJSON_Delete(plan);
+}
+
+/* A Looker installation has no probe: its variables may use the outcome of the rekey. */
+static void variables_may_use_results(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.vars = "{'probe_command':['sh','-c','x','probe','${rekey.exit|none}']}";
+	cJSON *plan = fixture_plan(&f);
+	has(plan, "rekey", "probe", "web01", "'probe','${rekey.exit|none}']");
+	cJSON_Delete(plan);
+	f.vars = "{'rekey_command':['x','${rekey.exit|none}']}";
+	refused(&f, KT_E_INPUT, "${rekey.exit}: that step is not earlier");
+	f.vars = "{'probe_command':['x','${reky.exit|none}']}";
+	refused(&f, KT_E_INPUT, "${reky.exit} is not known: there is no such step");
+	f.vars = "{'probe_command':['x','${rekey.exti|none}']}";
+	refused(&f, KT_E_INPUT, "${rekey.exti}: that step gives no \"exti\"");
+	f.vars = "{'probe_command':['x','${forget.x|none}']}";
+	refused(&f, KT_E_INPUT, "${forget.x}");
+}
+
+static void dollar_signs_wait_for_the_late_pass(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.vars = "{'verify_command':['sh','-c','echo $$$$ $HOME $${node} ${node}']}";
+	cJSON *plan = fixture_plan(&f);
+	has(plan, "verify-canary", NULL, "web02", "'echo $$$$ $$HOME $${node} web02'");
+	kt_buf text = KT_BUF_INIT;
+	kt_err err = KT_ERR_INIT;
+	assert_kt_ok(kt_plan_print(plan, &text, &err));
+	/* For people one dollar sign is one dollar sign, and the word is quoted for a shell. */
+	assert_non_null(strstr(kt_buf_cstr(&text), "sh -c 'echo $$ $HOME ${node} ${node}'"));
+	kt_buf_free(&text);
+	cJSON_Delete(plan);
+}
+
+static void what_a_node_is_asked(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.vars = "{'env_file':'/etc/${node}.env'}";
+	kt_err err = KT_ERR_INIT;
+	kt_cluster c;
+	kt_playbook p;
+	cJSON *args = NULL;
+	fixture_load(&f, &c, &p);
+	kt_plan_input in = {.cluster = &c, .playbook = &p, .run = f.run};
+	assert_kt_ok(kt_plan_locate_args(&in, 1, &args, &err));
+	char *text = cJSON_PrintUnformatted(args);
+	assert_string_equal(text, "{\"env_file\":\"/etc/web02.env\",\"variables\":{\"LKR_MASTER_KEY_FILE\":\"file\","
+				  "\"LKR_MASTER_KEY_ENV\":\"env\"}}");
+	cJSON_free(text);
+	cJSON_Delete(args);
+	kt_playbook_free(&p);
+	kt_cluster_free(&c);
+}
+
+/* --- Others read it
+ * ------------------------------------------------------------------------------------------------------ */
+
+static void the_engine_takes_every_kind(void **state)
+{
+	(void)state;
+	const char *const from[] = {"file:${dir}/cmk", "env:LKR_MASTER_KEY_ENV"};
+	const char *const to[] = {"file:${dir}/cmk-${run}", "env:LKR_MASTER_KEY_ENV"};
+	for (size_t i = 0; i < 4; i++) {
+		char key[200];
+		(void)snprintf(key, sizeof key, "{'from':'%s','to':'%s'}", from[i / 2], to[i % 2]);
+		fixture f = FIXTURE;
+		f.key = key;
+		memset(f.located, 0, sizeof f.located);
+		kt_err err = KT_ERR_INIT;
+		cJSON *plan = fixture_plan(&f);
+		kt_engine *engine = NULL;
+		assert_kt_ok(kt_engine_new(plan, &engine, &err));
+		kt_engine_free(engine);
+		cJSON_Delete(plan);
+	}
+}
+
+static void a_thousand_nodes(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.nodes = "[{'name':'node[0001-1000]','host':'${node}.example.com'}]";
+	f.roles = "{}";
+	f.key = "{'from':'file:${dir}/cmk','to':'file:${dir}/cmk-${run}'}";
+	kt_err err = KT_ERR_INIT;
+	kt_cluster c;
+	kt_playbook p;
+	cJSON *plan = NULL;
+	char digest[KT_SHA256_HEX];
+	struct timespec t0;
+	struct timespec t1;
+	fixture_load(&f, &c, &p);
+	kt_plan_input in = {.cluster = &c, .playbook = &p, .run = f.run};
+	(void)clock_gettime(CLOCK_MONOTONIC, &t0);
+	assert_kt_ok(kt_plan_make(&in, &plan, digest, &err));
+	(void)clock_gettime(CLOCK_MONOTONIC, &t1);
+	char *text = cJSON_PrintUnformatted(plan);
+	print_message("1000 nodes: %zu bytes, %.0f ms\n", strlen(text),
+		      (double)(t1.tv_sec - t0.tv_sec) * 1e3 + (double)(t1.tv_nsec - t0.tv_nsec) / 1e6);
+	assert_true(strlen(text) < KT_JSON_MAX / 4);
+	cJSON_free(text);
+	kt_buf out = KT_BUF_INIT;
+	assert_kt_ok(kt_plan_print(plan, &out, &err));
+	assert_non_null(strstr(kt_buf_cstr(&out), "node[0001-1000]: service.stop"));
+	/* What differs in the node's name alone is one line for people. */
+	assert_non_null(strstr(kt_buf_cstr(&out), "node[0002-1000]: backup.create"));
+	kt_buf_free(&out);
+	cJSON_Delete(plan);
+	kt_playbook_free(&p);
+	kt_cluster_free(&c);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_same_inputs_give_the_same_digest),
+		cmocka_unit_test(every_input_counts),
+		cmocka_unit_test(keys_in_the_wrong_place),
+		cmocka_unit_test(nodes_that_do_not_agree),
+		cmocka_unit_test(variables_that_do_not_fit),
+		cmocka_unit_test(run_ids),
+		cmocka_unit_test(a_plan_too_large_for_a_journal),
+		cmocka_unit_test(file_to_env),
+		cmocka_unit_test(env_to_file_and_env_to_env),
+		cmocka_unit_test(roles_and_nodes),
+		cmocka_unit_test(a_single_node_has_no_rest),
+		cmocka_unit_test(what_variables_leave_out),
+		cmocka_unit_test(variables_may_use_results),
+		cmocka_unit_test(dollar_signs_wait_for_the_late_pass),
+		cmocka_unit_test(what_a_node_is_asked),
+		cmocka_unit_test(the_engine_takes_every_kind),
+		cmocka_unit_test(a_thousand_nodes),
+	};
+	return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
+}
