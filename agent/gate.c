@@ -25,7 +25,7 @@ typedef struct question {
 	const cJSON *files;
 	const cJSON *heartbeats;
 	const cJSON *known_nodes;
-	const cJSON *users; /* whose processes count */
+	const cJSON *users; /* whose processes count although they cannot be looked into */
 	uint16_t ports[PORTS_MAX];
 	size_t port_n;
 } question;
@@ -192,11 +192,9 @@ static void name_owner(look *l, const kt_proc *p, uint64_t inode)
 static kt_code look_at_process(void *arg, const kt_proc *p, kt_err *err)
 {
 	look *l = arg;
-	if (!kt_procfs_counts(l->q->users, p))
-		return KT_OK;
-	KT_TRY(kt_rules_look(l->rules, p, l->findings, err));
+	KT_TRY(kt_rules_look(l->rules, l->q->users, p, l->findings, err));
 	if (l->holders.n)
-		KT_TRY(kt_holders_look(&l->holders, p, l->findings, err));
+		KT_TRY(kt_holders_look(&l->holders, l->q->users, p, l->findings, err));
 	uint64_t *inodes = NULL;
 	size_t n = 0;
 	if (l->socket_n)

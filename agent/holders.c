@@ -199,12 +199,12 @@ static kt_code look_at_mappings(kt_holders *h, const kt_proc *p, bool *blind, kt
 	return rc;
 }
 
-kt_code kt_holders_look(kt_holders *h, const kt_proc *p, kt_findings *findings, kt_err *err)
+kt_code kt_holders_look(kt_holders *h, const cJSON *users, const kt_proc *p, kt_findings *findings, kt_err *err)
 {
 	bool blind = false;
 	KT_TRY(look_at_descriptors(h, p, &blind, findings, err));
 	KT_TRY(look_at_mappings(h, p, &blind, findings, err));
-	if (blind && p->pid != 1) /* init is no client; some sandboxes keep it out of reach of their own root */
+	if (blind && kt_procfs_blind_counts(users, p))
 		note_blind(h, p);
 	return KT_OK;
 }

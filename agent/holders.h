@@ -37,8 +37,9 @@ typedef struct kt_holders {
 /* Watch a file, and its -wal, -shm and -journal, whether they are there or not. KT_E_IO when that cannot be told. */
 KT_MUST_CHECK kt_code kt_holders_watch(kt_holders *h, const char *path, kt_err *err);
 void kt_holders_free(kt_holders *h);
-/* Look into one process: a finding for each file that it holds. */
-KT_MUST_CHECK kt_code kt_holders_look(kt_holders *h, const kt_proc *p, kt_findings *findings, kt_err *err);
+/* Look into one process: a finding for each file that it holds. `users`: kt_procfs_blind_counts. */
+KT_MUST_CHECK kt_code kt_holders_look(kt_holders *h, const cJSON *users, const kt_proc *p, kt_findings *findings,
+				      kt_err *err);
 /* After all processes: locks that none of those found explains, and a finding when there were processes that could not
  * be looked into. */
 KT_MUST_CHECK kt_code kt_holders_locks(kt_holders *h, kt_findings *findings, kt_err *err);

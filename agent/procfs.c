@@ -315,18 +315,18 @@ kt_code kt_procfs_cmdline(const kt_proc *p, size_t max, kt_buf *out, kt_err *err
 	return KT_OK;
 }
 
-bool kt_procfs_is_blind_spot(const kt_proc *p)
-{
-	return p->exe_unread && p->pid != 1 && !kt_procfs_is_ancestor(p->pid);
-}
-
-bool kt_procfs_counts(const cJSON *users, const kt_proc *p)
+bool kt_procfs_blind_counts(const cJSON *users, const kt_proc *p)
 {
 	const cJSON *user;
+	if (p->pid == 1 && geteuid() == 0)
+		return false;
 	if (!users)
 		return true;
-	cJSON_ArrayForEach(user,
-			   users) if (cJSON_IsString(user) && strcmp(user->valuestring, p->user) == 0) return true;
+	cJSON_ArrayForEach(user, users)
+	{
+		if (cJSON_IsString(user) && strcmp(user->valuestring, p->user) == 0)
+			return true;
+	}
 	return false;
 }
 
@@ -339,7 +339,7 @@ static kt_code count_blind(void *arg, const kt_proc *p, kt_err *err)
 {
 	struct blind_count *b = arg;
 	(void)err;
-	b->count += kt_procfs_counts(b->users, p) && kt_procfs_is_blind_spot(p);
+	b->count += p->exe_unread && kt_procfs_blind_counts(b->users, p) && !kt_procfs_is_ancestor(p->pid);
 	return KT_OK;
 }
 

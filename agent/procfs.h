@@ -41,15 +41,17 @@ KT_MUST_CHECK kt_code kt_procfs_each(kt_proc_fn fn, void *arg, kt_err *err);
 KT_MUST_CHECK kt_code kt_procfs_sockets(const kt_proc *p, uint64_t **out, size_t *n, kt_err *err);
 /* Whether `pid` is one of our ancestors (not process 1). */
 bool kt_procfs_is_ancestor(pid_t pid);
-/* Could this process be the application without our seeing it? Its executable cannot be read; and it is neither one of
- * our ancestors nor init, which some sandboxes keep out of reach of their own root. */
-bool kt_procfs_is_blind_spot(const kt_proc *p);
-/* Does this process count? `users`: an array of the names of the users whose processes do; NULL: everybody's. */
-bool kt_procfs_counts(const cJSON *users, const kt_proc *p);
+/*
+ * Whether a process that cannot be looked into counts as live. `users`: an array of the names of the only users who
+ * could run the application or open its files; NULL: anybody could. Init does not count when we are root: some
+ * sandboxes keep it out of reach of their own root. (A process that can be looked into is always looked into.)
+ */
+bool kt_procfs_blind_counts(const cJSON *users, const kt_proc *p);
 /* The command line for people: spaces between, values of what looks like a password option masked, at most `max` bytes.
  */
 KT_MUST_CHECK kt_code kt_procfs_cmdline(const kt_proc *p, size_t max, kt_buf *out, kt_err *err);
-/* How many processes of others we cannot look into (their exe, cwd and open files); 0 as root. KT_E_IO as above. */
+/* How many processes that count we cannot look into (their exe, cwd and open files), our ancestors left out; 0 as root.
+ * KT_E_IO as above. */
 KT_MUST_CHECK kt_code kt_procfs_blind(const cJSON *users, size_t *count, kt_err *err);
 
 #endif

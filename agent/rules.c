@@ -182,14 +182,15 @@ static kt_code add(const kt_proc *p, const rule *u, const char *why, kt_findings
 	return rc;
 }
 
-kt_code kt_rules_look(kt_rules *r, const kt_proc *p, kt_findings *findings, kt_err *err)
+kt_code kt_rules_look(kt_rules *r, const cJSON *users, const kt_proc *p, kt_findings *findings, kt_err *err)
 {
 	for (size_t i = 0; i < r->n; i++) {
 		const char *why = fits(p, &r->list[i]);
 		if (why && !kt_procfs_is_ancestor(p->pid))
 			return add(p, &r->list[i], why, findings, err);
 	}
-	if (r->paths && kt_procfs_is_blind_spot(p) && r->blind++ == 0)
+	bool blind = r->paths && p->exe_unread && kt_procfs_blind_counts(users, p) && !kt_procfs_is_ancestor(p->pid);
+	if (blind && r->blind++ == 0)
 		(void)snprintf(r->first_blind, sizeof r->first_blind, "pid %d (%s), %s", (int)p->pid, p->user, p->name);
 	return KT_OK;
 }
