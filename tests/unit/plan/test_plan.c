@@ -194,7 +194,7 @@ static void a_plan_too_large_for_a_journal(void **state)
 	fixture f = FIXTURE;
 	char vars[2000];
 	(void)snprintf(vars, sizeof vars, "{'dir':'/a/long/path/%01000d/${node}'}", 0);
-	f.nodes = "[{'name':'n[001-500]','host':'h'}]";
+	f.nodes = "[{'name':'n[001-900]','host':'h'}]";
 	f.roles = "{}";
 	f.key = "{'from':'file:/k/${node}/old','to':'file:/k/${node}/new'}";
 	f.vars = vars;
