@@ -4,6 +4,7 @@
 They share one kernel, but nothing else: a node can be powered off, killed, booted again, and cut off from the network.
 All nodes see one folder, /srv/looker, with the application's database. Needs root.
 """
+import json
 import os
 import random
 import shutil
@@ -21,6 +22,7 @@ LOOKER = f"{APP_HOME}/looker"
 SHARED = "/srv/looker"
 ENV_FILE = "/etc/looker.env"
 APP_PORT = 9999
+MEMLOCK = 8 * 1024 * 1024  # what Debian 12's kernel gives to a real machine's init; nspawn's own default is 64 KiB and no mlock
 POWER_OFF = signal.SIGRTMIN + 4  # systemd(1): start poweroff.target
 CUT = ("table inet keyturn_lab {\n"
        " chain in { type filter hook input priority 0; iifname host0 drop; }\n"
@@ -117,6 +119,17 @@ class SystemdNode(Node):
 
     def journal(self, unit="looker.service"):
         return self.root_run(["journalctl", "--no-pager", "-u", unit]).stdout
+
+    def wait_for_app(self, seconds=20):
+        """systemd calls a simple service started once it was forked: wait until it answers for itself."""
+        deadline = time.monotonic() + seconds
+        while True:
+            done = self.app.run("status", "--json", check=False)
+            if done.returncode == 0 and json.loads(done.stdout)["running"]:
+                return
+            if time.monotonic() > deadline or self.run(["systemctl", "is-failed", "looker"], check=False).returncode == 0:
+                raise LabError(f"{self.name}: the application does not start\n{self.journal()}")
+            time.sleep(0.1)
 
     def service(self, *verb):
         """systemctl VERB looker.service as root."""
@@ -282,7 +295,8 @@ class SystemdCluster(Cluster):
         self.state.add("empty-folder", path=f"/run/systemd/nspawn/propagate/{node.machine}")
         command = ["systemd-nspawn", "-q", "-D", node.root, "-M", node.machine, f"--hostname={node.name}",
                    f"--network-namespace-path=/run/netns/{node.machine}", "--register=no", "--console=pipe",
-                   "--resolv-conf=off", "--timezone=off", f"--bind={self.shared}:{SHARED}",
+                   "--resolv-conf=off", "--timezone=off", f"--rlimit=MEMLOCK={MEMLOCK}", "--system-call-filter=@memlock",
+                   f"--bind={self.shared}:{SHARED}",
                    *(["--keep-unit"] if keep_unit else []), "-b"]
         with open(node.log, "ab") as log:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=enter)
@@ -309,6 +323,8 @@ class SystemdCluster(Cluster):
     def start_app(self, items=0):
         for node in self.nodes:
             node.service("start")
+        for node in self.nodes:
+            node.wait_for_app()
         if items:
             self.nodes[0].app.fill(items)
 
