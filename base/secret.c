@@ -10,7 +10,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { HEAP_BYTES = 64 * 1024, HEAP_MIN_BLOCK = 32, SECRET_MAX = 16384 };
+enum { HEAP_MOST = 64 * 1024, HEAP_LEAST = 16 * 1024, HEAP_MIN_BLOCK = 32, SECRET_MAX = 16384 };
 
 kt_code kt_secret_setup(kt_err *err)
 {
@@ -21,11 +21,17 @@ kt_code kt_secret_setup(kt_err *err)
 		return kt_fail_errno(err, errno, NULL, "the process cannot be made undumpable");
 	if (CRYPTO_secure_malloc_initialized())
 		return KT_OK;
-	/* 1: set up and locked; 2: set up, but a part (mlock or a guard page) failed. */
-	if (CRYPTO_secure_malloc_init(HEAP_BYTES, HEAP_MIN_BLOCK) != 1)
-		return kt_fail(err, KT_E_INTERNAL, "raise RLIMIT_MEMLOCK (ulimit -l) to at least 256 KiB",
-			       "memory for keys cannot be locked");
-	return KT_OK;
+	/* 1: set up and locked; 2: set up, but a part (mlock or a guard page) failed. An ordinary user of a small
+	 * system may lock 64 KiB in all. */
+	for (size_t size = HEAP_MOST; size >= HEAP_LEAST; size /= 2) {
+		int got = CRYPTO_secure_malloc_init(size, HEAP_MIN_BLOCK);
+		if (got == 1)
+			return KT_OK;
+		if (got != 0)
+			(void)CRYPTO_secure_malloc_done();
+	}
+	return kt_fail(err, KT_E_INTERNAL, "raise RLIMIT_MEMLOCK (ulimit -l) to at least 64 KiB",
+		       "memory for keys cannot be locked");
 }
 
 kt_code kt_secret_new(kt_secret *s, size_t len, kt_err *err)

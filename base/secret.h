@@ -21,9 +21,9 @@ typedef struct kt_secret {
 #define KT_SECRET_INIT ((kt_secret){0})
 
 /*
- * Set up the secure heap (64 KiB) and make the process undumpable: no core files (RLIMIT_CORE 0 and
- * PR_SET_DUMPABLE 0). Call once, first thing in main(), before any thread. KT_E_INTERNAL when memory cannot be
- * locked: the remedy names RLIMIT_MEMLOCK.
+ * Set up the secure heap (64 KiB, or down to 16 KiB where no more may be locked) and make the process undumpable: no
+ * core files (RLIMIT_CORE 0 and PR_SET_DUMPABLE 0). Call once, first thing in main(), before any thread. KT_E_INTERNAL
+ * when memory cannot be locked: the remedy names RLIMIT_MEMLOCK.
  */
 KT_MUST_CHECK kt_code kt_secret_setup(kt_err *err);
 
