@@ -15,8 +15,8 @@ static const kt_target *target_of(const kt_block *b, size_t node)
 	return b->n && b->of_node[node] ? &b->targets[b->of_node[node] - 1] : NULL;
 }
 
-/* The field of a step's result on the same target, else on "@". ${plan.nodes}: the names of all nodes, which a plan says
- * once and not in every node's arguments. */
+/* The field of a step's result on the same target, else on "@". ${plan.nodes}: the names of all nodes, which a plan
+ * says once and not in every node's arguments. */
 static const cJSON *lookup(void *cookie, const char *step, const char *field)
 {
 	const late *l = cookie;

@@ -32,7 +32,7 @@ static int fresh(void **state)
 	(void)snprintf(folder, sizeof folder, "journal.XXXXXX");
 	if (!mkdtemp(folder))
 		return -1;
-	(void)strcat(folder, "/state");
+	(void)snprintf(folder + strlen(folder), sizeof folder - strlen(folder), "/state");
 	(void)snprintf(db, sizeof db, "%s/journal.db", folder);
 	return 0;
 }
@@ -460,18 +460,20 @@ static void test_truncated(void **state)
 	kt_buf_free(&good);
 }
 
-/* Run SQL as somebody else would. The texts are this test's own. */
+/* Run SQL statements as somebody else would. */
 static void edit(const char *sql)
 {
-	char command[1000];
-	(void)snprintf(
-		command, sizeof command,
-		"python3 -c \"import sqlite3;c=sqlite3.connect('%s');[c.execute(s) for s in \\\"%s\\\".split(';')];"
-		"c.commit()\"",
-		db, sql);
-	FILE *p = popen(command, "r");
-	assert_non_null(p);
-	assert_int_equal(pclose(p), 0);
+	static const char program[] = "import sqlite3,sys\nc=sqlite3.connect(sys.argv[1])\n"
+				      "[c.execute(s) for s in sys.argv[2].split(';')]\nc.commit()\n";
+	int status;
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		(void)execlp("python3", "python3", "-c", program, db, sql, (char *)NULL);
+		_exit(127);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
 }
 
 /* What only the chain can see: somebody edits the database with SQLite's own tool. */
