@@ -27,7 +27,7 @@ static inline int exit_of(pid_t pid)
 static inline _Noreturn void first_process(int (*all_tests)(void))
 {
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 || mount("proc", "/proc", "proc", 0, NULL) != 0) {
+	if (mount("none", "/", "none", MS_REC | MS_PRIVATE, "") != 0 || mount("proc", "/proc", "proc", 0, "") != 0) {
 		perror("/proc cannot be mounted");
 		_exit(1);
 	}
