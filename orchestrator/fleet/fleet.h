@@ -45,7 +45,8 @@ typedef struct kt_fleet_options {
 	/* The connection of a node that had been connected is gone, for whatever reason but our own disconnect/close.
 	 * Called once per connection, after the completions of its operations. May be NULL. */
 	void (*on_lost)(void *cookie, kt_fleet_node *node, const kt_err *err);
-	/* What happens, one line each, never a secret and never the content of a frame. May be NULL. */
+	/* What happens, one line each, never a secret and never the content of a frame. It may not call
+	 * anything of this header that changes the fleet. May be NULL. */
 	void (*on_trace)(void *cookie, const kt_fleet_node *node, const char *line);
 	void *cookie; /* for on_lost and on_trace */
 } kt_fleet_options;

@@ -132,13 +132,14 @@ static kt_code set_identity_agent(kt_sshconfig *c, const char *value, size_t n, 
 	return path ? set(&c->identity_agent, path, strlen(path), err) : set(&c->identity_agent, "none", 4, err);
 }
 
-static kt_code take(kt_sshconfig *c, const char *key, size_t key_len, const char *value, size_t n, kt_err *err)
+static kt_code take(kt_sshconfig *c, const char *word, size_t word_len, const char *value, size_t n, kt_err *err)
 {
-	static const char *const keys[] = {
+	static const char *const words[] = {
 		"hostname",  "port",         "user",         "identityfile",  "identitiesonly",
 		"proxyjump", "proxycommand", "hostkeyalias", "identityagent", "userknownhostsfile"};
 	size_t k = 0;
-	while (k < sizeof keys / sizeof *keys && (strlen(keys[k]) != key_len || memcmp(keys[k], key, key_len) != 0))
+	while (k < sizeof words / sizeof *words &&
+	       (strlen(words[k]) != word_len || memcmp(words[k], word, word_len) != 0))
 		k++;
 	switch (k) {
 	case 0:

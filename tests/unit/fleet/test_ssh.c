@@ -475,6 +475,21 @@ static void pinned_type_is_asked_for(void **state)
 	lab_server_stop(&two);
 }
 
+/* OpenSSH 8.8 and newer do not sign with SHA-1, libssh2 1.10 knows nothing else for RSA. */
+static void rsa_host(void **state)
+{
+	(void)state;
+	lab_server rsa = {.pid = 0};
+	world w;
+	assert_int_equal(lab_server_start(&the_lab, &rsa, "127.42.7.9", "user-rsa", ""), 0);
+	world_open(&w, NULL);
+	pin(&w, &rsa, "user-rsa");
+	assert_int_equal(connect_now(&w, add(&w, (who){.at = &rsa, .key = "user"})), KT_E_UNREACHABLE);
+	says(&w.err, "ed25519");
+	world_close(&w);
+	lab_server_stop(&rsa);
+}
+
 static void scan(void **state)
 {
 	(void)state;
@@ -592,11 +607,13 @@ static void exec(void **state)
 	assert_int_equal(w.err.code, KT_OK);
 	assert_int_equal(w.status, 0);
 	assert_string_equal(w.out, "it's|a  b|$HOME|");
+	/* lint: allow shell: fixed scripts, run on the node or here */
 	const char *const both[] = {"sh", "-c", "cat; echo problem >&2; exit 7", NULL};
 	exec_now(&w, node, both, "from stdin");
 	assert_int_equal(w.status, 7);
 	assert_string_equal(w.out, "from stdin");
 	assert_string_equal(w.errors, "problem\n");
+	/* lint: allow shell: fixed scripts, run on the node or here */
 	const char *const killed[] = {"sh", "-c", "kill -KILL $$", NULL};
 	exec_now(&w, node, killed, NULL);
 	assert_int_equal(w.err.code, KT_OK);
@@ -632,6 +649,7 @@ static void exec_much_and_many(void **state)
 	kt_err err = KT_ERR_INIT;
 	assert_int_equal(kt_sha256_hex(input, SIZE, sum, &err), KT_OK);
 	const char *const hash[] = {"sha256sum", NULL};
+	/* lint: allow shell: fixed scripts, run on the node or here */
 	const char *const noisy[] = {"sh", "-c", "cat | tee /dev/stderr | sha256sum", NULL};
 	(void)start_exec(&w, node, hash, input, SIZE, 0);
 	(void)start_exec(&w, node, noisy, input, SIZE, 0);
@@ -719,6 +737,7 @@ static int entries(const char *folder)
 {
 	char command[LAB_PATH + 32], path[LAB_PATH], line[32] = "";
 	(void)snprintf(command, sizeof command, "%s", lab_path(&the_lab, folder, path));
+	/* lint: allow shell: fixed scripts, run on the node or here */
 	const char *const argv[] = {"sh", "-c", "ls -A \"$1\" | wc -l >\"$2\"", "sh", command, "ls.out", NULL};
 	assert_int_equal(lab_run(&the_lab, argv), 0);
 	FILE *f = fopen("ls.out", "re");
@@ -769,6 +788,38 @@ static void upload(void **state)
 								    .mode = 04755},
 					 NULL, &err),
 			 KT_E_USAGE);
+	world_close(&w);
+}
+
+/* Root by sudo -n; where this user has no such rule the refusal of sudo must be what is said. */
+static void upload_with_sudo(void **state)
+{
+	(void)state;
+	world w;
+	kt_err err = KT_ERR_INIT;
+	char from[LAB_PATH], to[LAB_PATH];
+	static const char *const probe[] = {"sudo", "-n", "true", NULL};
+	const bool allowed = lab_run(&the_lab, probe) == 0;
+	world_open(&w, NULL);
+	pin(&w, &server, "host");
+	kt_fleet_node *node = add(&w, (who){.key = "user"});
+	assert_int_equal(connect_now(&w, node), KT_OK);
+	write_local("payload", 1000, 's');
+	assert_int_equal(kt_fleet_upload(node,
+					 &(kt_fleet_upload_options){.local = lab_path(&the_lab, "payload", from),
+								    .remote = lab_path(&the_lab, "sudo/file", to),
+								    .mode = 0644,
+								    .sudo = true,
+								    .done = on_upload,
+								    .cookie = &w},
+					 NULL, &err),
+			 KT_OK);
+	wait_for(&w, 2);
+	assert_int_equal(w.err.code, allowed ? KT_OK : KT_E_IO);
+	if (allowed)
+		expect_file("sudo/file", 1000, 0644);
+	else
+		says(&w.err, "sudo");
 	world_close(&w);
 }
 
@@ -1324,6 +1375,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(unusable_keys),
 		cmocka_unit_test(host_keys),
 		cmocka_unit_test(pinned_type_is_asked_for),
+		cmocka_unit_test(rsa_host),
 		cmocka_unit_test(scan),
 		cmocka_unit_test(nobody_there),
 		cmocka_unit_test(not_ssh),
@@ -1331,6 +1383,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(exec_much_and_many),
 		cmocka_unit_test(exec_timeout_and_cancel),
 		cmocka_unit_test(upload),
+		cmocka_unit_test(upload_with_sudo),
 		cmocka_unit_test(upload_cut),
 		cmocka_unit_test(requests),
 		cmocka_unit_test(request_timeout_and_cancel),
