@@ -51,7 +51,7 @@ typedef struct kt_archive_made {
 KT_MUST_CHECK kt_code kt_archive_measure(const kt_archive_source *source, kt_archive_size *out, kt_err *err);
 
 /*
- * Make `archive` (0600; missing folders are made, 0700): free space is checked first, it is written beside as
+ * Make `archive` (0600; missing folders are made, 0711): free space is checked first, it is written beside as
  * `<archive>.part`, synced, and renamed. On any failure there is no new file and an older `archive` is untouched.
  * KT_E_KEY: a file holds one of the keys (the message names it). KT_E_REFUSED: a file changed while it was read.
  * KT_E_IO: unreadable, or no space. KT_E_INPUT: a path that makes no sense.

@@ -615,7 +615,8 @@ static kt_code make_folder(const char *archive, kt_err *err)
 	char *folder = strndup(archive, (size_t)(slash - archive));
 	if (!folder)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
-	kt_code rc = kt_file_mkdirs(folder, 0700, err);
+	/* 0711: nobody can look around in it, and who checks a restored backup can pass through it. */
+	kt_code rc = kt_file_mkdirs(folder, 0711, err);
 	free(folder);
 	return rc;
 }
