@@ -224,7 +224,7 @@ static void test_folder_by_cwd_argument_and_link(void **state)
 	end_child(&c);
 	char option[PATH_MAX + 16];
 	(void)snprintf(option, sizeof option, "--jar=%s", at("app/x.jar"));
-	const char *const named[] = {"/bin/sh", "-c", "read x </dev/zero", option, NULL};
+	const char *const named[] = {"/usr/bin/tail", "-qf", "--", "/dev/null", option, NULL};
 	start_program(&c, "/", named);
 	s = ask(&result, &err, "{\"processes\":[{\"under\":\"%s\"}]}", at("app"));
 	assert_finding(s, result, "process", "names a file in the folder");
@@ -238,9 +238,10 @@ static void test_cmdline_is_masked(void **state)
 	kt_err err;
 	cJSON *result = NULL;
 	child c;
-	const char *const argv[] = {"/bin/sh",
-				    "-c",
-				    "read x </dev/zero",
+	const char *const argv[] = {"/usr/bin/tail",
+				    "-qf",
+				    "--",
+				    "/dev/null",
 				    "gate-mask-test",
 				    "--password",
 				    "hunter2hunter2",
@@ -702,7 +703,7 @@ static void test_not_root(void **state)
 	}
 	put_text("public.db", "db", 0644);
 	put_text("private.db", "db", 0600);
-	const char *const argv[] = {"/bin/sh", "-c", "read x </dev/zero", "gate-root-child", NULL};
+	const char *const argv[] = {"/usr/bin/tail", "-qf", "--", "/dev/null", "gate-root-child", NULL};
 	start_program(&c, "/", argv);
 	assert_int_equal(as_nobody(nobody_asks), 0);
 	end_child(&c);
