@@ -449,6 +449,33 @@ static void the_engine_takes_every_kind(void **state)
 	}
 }
 
+static void the_examples_make_plans(void **state)
+{
+	(void)state;
+	const char *const names[] = {"systemd", "loopback", "looker-installation"};
+	const char *source = getenv("KT_SOURCE_DIR");
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+		char path[2000];
+		kt_err err = KT_ERR_INIT;
+		kt_cluster c;
+		kt_playbook p;
+		cJSON *plan = NULL;
+		char digest[KT_SHA256_HEX];
+		const kt_located told = {"file:/k/cmk", "a1b2c3"};
+		const kt_located asked[FIXTURE_NODES] = {told, told, told};
+		(void)snprintf(path, sizeof path, "%s/playbooks/examples/%s.json", source ? source : "../../../..",
+			       names[i]);
+		assert_kt_ok(kt_cluster_load(path, &c, &err));
+		assert_kt_ok(kt_playbook_load(c.playbook, &p, &err));
+		assert_int_equal(c.nodes_count, FIXTURE_NODES);
+		kt_plan_input in = {.cluster = &c, .playbook = &p, .run = RUN, .located = c.key_from ? NULL : asked};
+		assert_kt_ok(kt_plan_make(&in, &plan, digest, &err));
+		cJSON_Delete(plan);
+		kt_playbook_free(&p);
+		kt_cluster_free(&c);
+	}
+}
+
 static void a_thousand_nodes(void **state)
 {
 	(void)state;
@@ -503,6 +530,7 @@ int main(void)
 		cmocka_unit_test(dollar_signs_wait_for_the_late_pass),
 		cmocka_unit_test(what_a_node_is_asked),
 		cmocka_unit_test(the_engine_takes_every_kind),
+		cmocka_unit_test(the_examples_make_plans),
 		cmocka_unit_test(a_thousand_nodes),
 	};
 	return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
