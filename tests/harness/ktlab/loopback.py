@@ -231,7 +231,8 @@ class LoopbackCluster(Cluster):
     def variables(self):
         node = os.path.join(self.folder, "nodes") + "/${node}"
         return {"dir": node + "/looker", "env_file": node + "/looker.env", "run_user": None, "database": self.database,
-                "backup_dir": node + "/backup", "process_users": None if os.getuid() == 0 else [self.user]}
+                "backup_dir": node + "/backup", "process_users": None if os.getuid() == 0 else [self.user],
+                **QUIET}
 
     def service(self, node):
         """The service object of docs/FORMATS.md, section 2: commands instead of a systemd unit."""
