@@ -662,6 +662,29 @@ static void exec_much_and_many(void **state)
 	world_close(&w);
 }
 
+/* Words on both streams and the end right behind them, eight commands at a time: an end or a word that libssh2 has put
+ * aside while another channel was read must not be forgotten (it would hang until the timeout). */
+static void no_end_is_missed(void **state)
+{
+	(void)state;
+	world w;
+	world_open(&w, NULL);
+	pin(&w, &server, "host");
+	kt_fleet_node *node = add(&w, (who){.key = "user"});
+	assert_int_equal(connect_now(&w, node), KT_OK);
+	/* lint: allow shell: a fixed script, run on the node */
+	const char *const argv[] = {"sh", "-c", "echo a; echo b >&2; echo c; echo d >&2", NULL};
+	for (int round = 0; round < 30; round++) {
+		for (int i = 0; i < 8; i++)
+			(void)start_exec(&w, node, argv, NULL, 0, 20000);
+		wait_for(&w, 1 + 8 * (round + 1));
+		assert_int_equal(w.ok, w.done);
+		assert_string_equal(w.out, "a\nc\n");
+		assert_string_equal(w.errors, "b\nd\n");
+	}
+	world_close(&w);
+}
+
 static void exec_timeout_and_cancel(void **state)
 {
 	(void)state;
@@ -1381,6 +1404,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(not_ssh),
 		cmocka_unit_test(exec),
 		cmocka_unit_test(exec_much_and_many),
+		cmocka_unit_test(no_end_is_missed),
 		cmocka_unit_test(exec_timeout_and_cancel),
 		cmocka_unit_test(upload),
 		cmocka_unit_test(upload_with_sudo),
