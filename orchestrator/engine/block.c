@@ -135,7 +135,7 @@ void kt_block_settle(kt_block *b, kt_target *t, kt_status status, cJSON *result,
 	free(t->error);
 	t->error = error;
 	/* Nobody knows how an unreachable node's attempt ended: only its own key may be asked for (S1). */
-	t->same_key = status == KT_STATUS_FAILED && error && error->code == KT_E_UNREACHABLE;
+	t->same_key = status != KT_STATUS_OK && error && error->code == KT_E_UNREACHABLE;
 	if (status == KT_STATUS_OK) {
 		t->state = KT_TARGET_OK;
 		b->ok++;

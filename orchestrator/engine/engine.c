@@ -321,6 +321,14 @@ static void after_commit_failed(kt_engine *e, kt_block *b)
 	next_step(e);
 }
 
+/* From here on there is no way back; a rollback that was asked for while the last answer was on its way is too late. */
+static void commit(kt_engine *e)
+{
+	e->committed = true;
+	e->turn_back = false;
+	e->back = (kt_blame){0};
+}
+
 static void forward_settled(kt_engine *e, kt_block *b)
 {
 	kt_step *s = &e->steps[e->cur];
@@ -330,7 +338,7 @@ static void forward_settled(kt_engine *e, kt_block *b)
 	}
 	bool done = kt_block_complete(b);
 	if (done && s->commit)
-		e->committed = true;
+		commit(e);
 	if (b->failed && e->committed)
 		after_commit_failed(e, b);
 	else if (b->failed)
@@ -339,8 +347,10 @@ static void forward_settled(kt_engine *e, kt_block *b)
 		turn_back(e, e->back);
 	else if (e->look_again)
 		look_again(e);
-	else
+	else if (done)
 		next_step(e);
+	else
+		hold(e, blame_text(e, KT_E_INTERNAL, NULL, "a step came to rest without being done"));
 }
 
 /* Take every decision that can be taken now. */

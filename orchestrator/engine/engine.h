@@ -64,8 +64,8 @@ typedef struct kt_event {
 	kt_role role;
 	const char *node; /* "@" for the cluster */
 	int64_t attempt;
-	kt_status status;    /* outcome. A node that could not be asked: KT_STATUS_FAILED and error->code
-				KT_E_UNREACHABLE; the engine then takes it for "perhaps done" */
+	kt_status status;    /* outcome. A node that could not be asked, or did not answer: KT_STATUS_FAILED or
+				KT_STATUS_UNKNOWN, and error->code KT_E_UNREACHABLE; it is then taken for "perhaps done" */
 	const cJSON *result; /* outcome; an object or NULL */
 	const kt_err *error; /* outcome; NULL when ok */
 	kt_run_state state;  /* end */

@@ -183,7 +183,7 @@ static void answer_unreachable(sim *s, flight *f)
 	cJSON_Delete(f->result);
 	f->result = NULL;
 	f->stage = ANSWERED;
-	f->status = KT_STATUS_FAILED;
+	f->status = sim_chance(&s->rng, 500) ? KT_STATUS_FAILED : KT_STATUS_UNKNOWN;
 	KT_IGNORE(kt_fail(&f->error, KT_E_UNREACHABLE, NULL, "%s cannot be reached", f->r.c.node));
 	if (f->r.node < SIM_NODES_MAX)
 		s->connection[f->r.node]++;
@@ -446,7 +446,7 @@ static void fault_node(sim *s)
 
 static void fault_person(sim *s)
 {
-	bool rollback = sim_chance(&s->rng, 300);
+	bool rollback = sim_chance(&s->rng, 500);
 	trace(s, "-- %s", rollback ? "rollback is asked for" : "interrupt");
 	record(s, &(kt_event){.kind = rollback ? KT_EVENT_ROLLBACK : KT_EVENT_INTERRUPT});
 	s->wake = true;
@@ -487,7 +487,7 @@ static void fault(sim *s)
 		fault_node(s);
 		return;
 	case 6:
-		if (s->engine && !kt_engine_state(s->engine).at_rest && sim_chance(&s->rng, 300))
+		if (s->engine && !kt_engine_state(s->engine).at_rest)
 			fault_person(s);
 		return;
 	default:

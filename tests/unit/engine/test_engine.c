@@ -464,7 +464,7 @@ static void test_unreachable_rekey_is_settled_first(void **state)
 		assert_int_equal(c.attempt, 1);
 		assert_int_equal(c.settle, i > 0);
 		assert_int_equal(c.delay_ms, i > 0 ? 5000 : 0);
-		answer_bad(&r, &c, KT_E_UNREACHABLE);
+		answer_with(&r, &c, i > 0 ? KT_STATUS_FAILED : KT_STATUS_UNKNOWN, KT_E_UNREACHABLE, "{}");
 	}
 	assert_state(&r, KT_RUN_HELD);
 	assert_false(next(&r, &c)); /* no probe: perhaps it still runs */
@@ -515,6 +515,23 @@ static void test_interrupt_and_rollback_after_the_rekey(void **state)
 	r.verdict = "old";
 	(void)drive(&r, NULL, KT_ROLE_DO);
 	assert_state(&r, KT_RUN_ROLLED_BACK);
+	end(&r);
+}
+
+static void test_rollback_too_late(void **state)
+{
+	(void)state;
+	rig r;
+	begin(&r, 3);
+	(void)drive(&r, "opens", KT_ROLE_DO);
+	kt_command c = send(&r, "opens", KT_ROLE_DO, "n0");
+	apply(&r, (kt_event){.kind = KT_EVENT_ROLLBACK});
+	answer_ok(&r, &c); /* that was the commit */
+	c = send(&r, "others", KT_ROLE_DO, "n1");
+	answer_ok(&r, &c);
+	(void)drive(&r, NULL, KT_ROLE_DO);
+	assert_state(&r, KT_RUN_TURNED);
+	assert_int_equal(attempts(&r, "verify", KT_ROLE_DO, 1), 1);
 	end(&r);
 }
 
@@ -915,6 +932,7 @@ int main(void)
 		cmocka_unit_test(test_unreachable_rekey_is_settled_first),
 		cmocka_unit_test(test_probe_that_fails),
 		cmocka_unit_test(test_interrupt_and_rollback_after_the_rekey),
+		cmocka_unit_test(test_rollback_too_late),
 		cmocka_unit_test(test_failure_before_the_commit),
 		cmocka_unit_test(test_failure_after_the_commit),
 		cmocka_unit_test(test_resume_starts_again),
