@@ -65,7 +65,8 @@ static kt_code fault(checker *c, const cJSON *schema, const char *fmt, ...)
 	va_end(ap);
 	c->fault = strlen(c->path);
 	const cJSON *help = cJSON_GetObjectItemCaseSensitive(schema, "description");
-	return kt_json_doc_fail(c->doc, c->path, c->err, cJSON_IsString(help) ? help->valuestring : NULL, "%s", msg);
+	return kt_json_doc_fail(c->doc, c->path, c->err,
+				cJSON_IsString(help) ? help->valuestring : "correct the file there", "%s", msg);
 }
 
 static kt_code broken(kt_err *err, const char *fmt, ...) KT_PRINTF(2, 3);
@@ -245,16 +246,6 @@ static kt_code check_unique(checker *c, const cJSON *schema, const cJSON *keywor
 	return KT_OK;
 }
 
-static kt_code check_required(checker *c, const cJSON *schema, const cJSON *keyword, const cJSON *value)
-{
-	if (!cJSON_IsObject(value))
-		return KT_OK;
-	for (const cJSON *name = keyword->child; name; name = name->next)
-		if (!cJSON_GetObjectItemCaseSensitive(value, name->valuestring))
-			return fault(c, schema, "\"%s\" is missing", name->valuestring);
-	return KT_OK;
-}
-
 static kt_code check_items(checker *c, const cJSON *schema, const cJSON *keyword, const cJSON *value)
 {
 	(void)schema;
@@ -291,6 +282,37 @@ static kt_code unknown_member(checker *c, const cJSON *schema, const cJSON *prop
 	if (near.best)
 		return fault(c, schema, "unknown member \"%.80s\"; did you mean \"%s\"?", name, near.best);
 	return fault(c, schema, "unknown member \"%.80s\"", name);
+}
+
+/* Where no other members are allowed: is one there? */
+static kt_code check_known(checker *c, const cJSON *schema, const cJSON *value)
+{
+	const cJSON *properties = cJSON_GetObjectItemCaseSensitive(schema, "properties");
+	const cJSON *patterns = cJSON_GetObjectItemCaseSensitive(schema, "patternProperties");
+	if (!cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(schema, "additionalProperties")))
+		return KT_OK;
+	for (const cJSON *m = value->child; m; m = m->next) {
+		const cJSON *sub = properties ? cJSON_GetObjectItemCaseSensitive(properties, m->string) : NULL;
+		size_t back = enter_member(c, m->string);
+		if (!sub)
+			KT_TRY(match_name(c, patterns, m->string, &sub));
+		if (!sub)
+			return unknown_member(c, schema, properties, m->string);
+		leave(c, back);
+	}
+	return KT_OK;
+}
+
+static kt_code check_required(checker *c, const cJSON *schema, const cJSON *keyword, const cJSON *value)
+{
+	if (!cJSON_IsObject(value))
+		return KT_OK;
+	for (const cJSON *name = keyword->child; name; name = name->next)
+		if (!cJSON_GetObjectItemCaseSensitive(value, name->valuestring)) {
+			KT_TRY(check_known(c, schema, value)); /* a mistyped name is the better message */
+			return fault(c, schema, "\"%s\" is missing", name->valuestring);
+		}
+	return KT_OK;
 }
 
 /* properties, patternProperties and additionalProperties belong together: whichever comes first does all three. */

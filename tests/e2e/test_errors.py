@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be wrong before a turn: each gives a clear error with its remedy, the exit code of its class, and changes nothing."""
-import json
 import os
-import signal
+import pty
 import stat
-import time
 
 import pytest
 from ktlab import process
@@ -166,24 +164,29 @@ def test_malformed_inventory(unchanged, text, words):
         says(unchanged.keyturn.run(verb, check=INPUT), INPUT, *words)
 
 
+def shipped_playbook():
+    with open(os.path.join(os.path.dirname(__file__), "../../playbooks/looker.json"), encoding="utf-8") as f:
+        return f.read()
+
+
 def test_malformed_playbook(unchanged, tmp_path):
     playbook = tmp_path / "mine.json"
-    playbook.write_text('{\n  "playbook": "mine",\n  "version": 1,\n  "steps": [\n    {"name": "x", "phase": "stopp"}\n  ]\n}\n')
+    playbook.write_text(shipped_playbook().replace('"phase": "quiet"', '"phase": "quit"'))
     unchanged.rewrite(playbook=str(playbook))
-    says(unchanged.keyturn.run("plan", check=INPUT), INPUT, "mine.json:", "$.")
+    line = 1 + playbook.read_text().splitlines().index(
+        next(text for text in playbook.read_text().splitlines() if '"phase": "quit"' in text))
+    says(unchanged.keyturn.run("plan", check=INPUT), INPUT, f"mine.json:{line}: $.steps[7].phase", "quiet")
 
 
 def test_unsafe_playbook(unchanged, tmp_path):
-    """The shipped playbook without its gate is refused when it is loaded: S2."""
-    source = os.path.join(os.path.dirname(__file__), "../../playbooks/looker.json")
-    with open(source, encoding="utf-8") as f:
-        text = "\n".join(line for line in f.read().splitlines() if not line.lstrip().startswith("//"))
-    document = json.loads(text)
-    document["steps"] = [s for s in document["steps"] if s["do"] != "gate.check"]
+    """The shipped playbook with a gate on one node only is refused when it is loaded: S2."""
+    text = shipped_playbook()
+    gate = text.index('"name": "still-quiet"')
+    text = text[:gate] + text[gate:].replace('"on": "all"', '"on": "rekey"', 1)
     playbook = tmp_path / "unsafe.json"
-    playbook.write_text(json.dumps(document, indent=1))
+    playbook.write_text(text)
     unchanged.rewrite(playbook=str(playbook))
-    says(unchanged.keyturn.run("plan", check=INPUT), INPUT, "unsafe.json:", "S2")
+    says(unchanged.keyturn.run("plan", check=INPUT), INPUT, "unsafe.json:", "S2", "$.steps")
 
 
 def test_no_cluster_file(lab, tmp_path):
@@ -245,16 +248,19 @@ def test_init_does_not_overwrite(lab, tmp_path):
 
 
 def test_a_second_coordinator_is_refused(unchanged):
-    """The journal is locked by a run that waits at its confirmation... which has no terminal here: so by enroll, stopped."""
-    first = unchanged.keyturn.start("enroll", "--accept-host-keys")
-    lock = os.path.join(unchanged.cluster.state_folder, "journal.lock")
-    deadline = time.monotonic() + 10
-    while not os.path.exists(lock) or not open(lock, encoding="utf-8").read():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    first.send_signal(signal.SIGSTOP)
+    """The first one waits for its answer on a terminal, and holds the lock."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(unchanged.keyturn.binary, unchanged.keyturn.command("run"), unchanged.keyturn.env)
+    shown = b""
+    while b"[y/N]" not in shown:
+        shown += os.read(terminal, 4096)
     try:
-        says(unchanged.keyturn.run("run", "--yes", check=BUSY), BUSY, str(first.pid))
+        says(unchanged.keyturn.run("run", "--yes", check=BUSY), BUSY, str(pid))
+        says(unchanged.keyturn.run("enroll", "--accept-host-keys", check=BUSY), BUSY, str(pid))
+        unchanged.keyturn.run("runs", check=None)
     finally:
-        first.send_signal(signal.SIGCONT)
-        unchanged.keyturn.finish(first, check=OK)
+        os.write(terminal, b"n\n")
+        _, status = os.waitpid(pid, 0)
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == REFUSED

@@ -63,7 +63,7 @@ class Cluster:
     def node_variables(self, node):
         raise NotImplementedError
 
-    def document(self, hsm, **changes):
+    def document(self, token, **changes):
         """The content of cluster.json (docs/FORMATS.md, section 6) as a dictionary that a test may change."""
         return {
             "cluster": self.name, "playbook": "looker", "state": self.state_folder,
@@ -72,15 +72,15 @@ class Cluster:
             "roles": {"rekey": self.nodes[0].name, "canary": self.nodes[0].name},
             "vars": self.variables(),
             "ssh": self.ssh_members(), "agent": self.agent_members(),
-            "hsm": {"uri": hsm.uri(), "escrow_key": "keyturn-escrow"},
+            "hsm": {"uri": token.uri(), "escrow_key": "keyturn-escrow"},
             "key": {"to": "file:${dir}/cmk-${run}"},  # where the old one is, the nodes are asked
             **changes,
         }
 
-    def write_cluster_json(self, hsm, **changes):
+    def write_cluster_json(self, token, **changes):
         with open(self.cluster_file, "w", encoding="utf-8") as f:
             f.write("// Written by the test harness.\n")
-            json.dump(self.document(hsm, **changes), f, indent=2)
+            json.dump(self.document(token, **changes), f, indent=2)
             f.write("\n")
         return self.cluster_file
 
