@@ -3,11 +3,13 @@
 
 The nodes share the machine, so there is no systemd unit and no power switch: for those see systemd_nodes.
 """
+import fcntl
 import os
 import pwd
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 
 from . import app, process, ssh
@@ -52,16 +54,19 @@ def _needs_pam():
         return False
 
 
+FLOCK = "hhqqi"  # struct flock of fcntl(2) on 64-bit Linux
+
+
 def app_pid(looker):
-    """The pid of the application that runs from this folder, None when it does not run."""
+    """The pid of the application that runs from this folder, None when it does not run: the holder of its pid file's lock.
+    (/proc/PID/exe of a process that holds keys is for root alone.)"""
     try:
-        with open(os.path.join(looker, "looker.pid"), encoding="utf-8") as f:
-            pid = int(f.read().split()[0])
-        if os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)") == os.path.join(looker, "looker"):
-            return pid
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
+        with open(os.path.join(looker, "looker.pid"), "rb") as f:
+            asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(f, fcntl.F_GETLK, asked))
+            return pid if kind != fcntl.F_UNLCK and pid > 0 else None
+    except OSError:
+        return None
 
 
 def kill_app(looker):
@@ -229,9 +234,12 @@ class LoopbackCluster(Cluster):
         return {"path": nodes + "/${node}/agent", "state": nodes + "/${node}/agent-state", "sudo": False}
 
     def variables(self):
+        # Without root the gate cannot look into processes that hold keys (they are undumpable), not even its own user's; and
+        # here the agents and applications of all nodes share one machine. They are excused: heartbeats, ports and the
+        # processes that can be seen still count.
         node = os.path.join(self.folder, "nodes") + "/${node}"
         return {"dir": node + "/looker", "env_file": node + "/looker.env", "run_user": None, "database": self.database,
-                "backup_dir": node + "/backup", "process_users": None if os.getuid() == 0 else [self.user],
+                "backup_dir": node + "/backup", "process_users": None if os.getuid() == 0 else [],
                 **QUIET}
 
     def service(self, node):
