@@ -56,7 +56,7 @@ static kt_code find_escrow_key(kt_hsm *hsm, kt_token_key *out, kt_err *err)
 {
 	const kt_token_key_name name = {.label = hsm->opt.escrow_label};
 	kt_code rc = kt_token_find_wrapping_key(hsm->token, &name, out, err);
-	if (rc == KT_E_KEY && err && !err->remedy[0])
+	if (rc == KT_E_KEY && err)
 		return kt_fail(err, rc, "make it with `keyturn enroll --create-escrow-key`, or correct hsm.escrow_key",
 			       "%s", err->msg);
 	return rc;

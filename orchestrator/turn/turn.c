@@ -475,6 +475,19 @@ static void launch(flight *f)
 
 /* --- signals ------------------------------------------------------------------------------------------------------ */
 
+/* What waits for its time has not been sent: it ends here, so that the way back does not wait for it. */
+static void end_delayed(turn *t)
+{
+	kt_err err = KT_ERR_INIT;
+	KT_IGNORE(kt_fail(&err, KT_E_INTERRUPTED, NULL, "not sent: the run was interrupted"));
+	for (flight *f = t->newest; f; f = f->older) {
+		if (!uv_is_active((uv_handle_t *)&f->delay))
+			continue;
+		(void)uv_timer_stop(&f->delay);
+		arrive_failed(f, &err);
+	}
+}
+
 static void on_signal(uv_signal_t *s, int number)
 {
 	turn *t = s->data;
@@ -493,6 +506,7 @@ static void on_signal(uv_signal_t *s, int number)
 		fail(t, rc);
 		return;
 	}
+	end_delayed(t);
 	(void)snprintf(text, sizeof text, "%s: %s (once more stops here; the run can be resumed)", name,
 		       kt_engine_state(t->engine).rekey_started ? "the rekey has begun, so the turn goes on to its end"
 								: "turning back");

@@ -97,8 +97,8 @@ def test_escrow_opens_with_an_independent_tool(lab, tmp_path):
     tool = ["pkcs11-tool", "--module", lab.token.module, "--token-label", lab.token.label, "--login",
             "--pin", lab.token.pin]
     env = {**os.environ, **lab.token.env}
-    process.run([*tool, "--unwrap", "--mechanism", "AES-KEY-WRAP-PAD", "--id", blob["wrapping_key"]["id"],
-                 "--input-file", str(wrapped), "--key-type", "AES:32", "--application-label", "recovered",
+    process.run([*tool, "--unwrap", "--mechanism", "0x210A", "--id", blob["wrapping_key"]["id"],
+                 "--input-file", str(wrapped), "--key-type", "AES:", "--application-label", "recovered",
                  "--application-id", "7777", "--extractable"], env=env)
     # The recovered key and the key of the nodes encrypt alike: pkcs11-tool on one side, openssl on the other.
     plain = tmp_path / "plain"
