@@ -31,16 +31,19 @@ static void become(const char *const *argv, int in, int report)
 	int high_report = report >= 0 ? fcntl(report, F_DUPFD_CLOEXEC, 10) : -1;
 	if (null < 0 || high_in < 0 || dup2(high_in, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0 ||
 	    chdir("/") != 0)
+		/* lint: allow exit: the child after fork, before exec */
 		_exit(127);
 	if (close_range(3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */) != 0)
 		for (int fd = 3; fd < 4096; fd++)
 			(void)fcntl(fd, F_SETFD, FD_CLOEXEC);
 	if (high_report >= 0 && dup2(high_report, KT_DETACH_REPORT_FD) < 0)
+		/* lint: allow exit: the child after fork, before exec */
 		_exit(127);
 	for (int s = 1; s < NSIG; s++)
 		(void)sigaction(s, &dfl, NULL);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
 	(void)execv("/proc/self/exe", args.to);
+	/* lint: allow exit: the child after fork, before exec */
 	_exit(127);
 }
 
@@ -54,6 +57,7 @@ kt_code kt_detach(const char *const *argv, int in, int report, kt_err *err)
 		pid_t second = fork();
 		if (second == 0)
 			become(argv, in, report);
+		/* lint: allow exit: the child after fork, before exec */
 		_exit(second < 0 ? 1 : 0);
 	}
 	int status;

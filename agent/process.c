@@ -111,6 +111,7 @@ bool kt_process_session_alive(const kt_process *leader)
 	bool found = false;
 	for (struct dirent *e; !found && (e = readdir(d));) {
 		stat_line s;
+		/* lint: allow atoi: names in /proc that begin with a digit are numbers */
 		if (isdigit((unsigned char)e->d_name[0]) && read_stat((pid_t)atol(e->d_name), &s))
 			found = s.session == (long)leader->pid && s.start >= leader->start && runs(&s);
 	}

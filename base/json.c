@@ -58,8 +58,8 @@ static kt_code check_object(const cJSON *v, int depth, const char *name, kt_err 
 	kt_code rc = KT_OK;
 	for (size_t i = 0; rc == KT_OK && i < n; i++) {
 		if (i && strcmp(member[i - 1]->string, member[i]->string) == 0)
-			rc = kt_fail(err, KT_E_INPUT, "remove one of the two", "%s: the name \"%s\" stands twice in one object", name,
-				     member[i]->string);
+			rc = kt_fail(err, KT_E_INPUT, "remove one of the two",
+				     "%s: the name \"%s\" stands twice in one object", name, member[i]->string);
 		else
 			rc = check_value(member[i], depth + 1, name, err);
 	}
@@ -389,7 +389,8 @@ kt_code kt_json_doc_fail(const kt_json_doc *doc, const char *path, kt_err *err, 
 	va_start(ap, fmt);
 	(void)vsnprintf(msg, sizeof msg, fmt, ap);
 	va_end(ap);
-	return kt_fail(err, KT_E_INPUT, remedy ? remedy : "correct the file there", "%s:%zu: %s: %s", doc->name, kt_json_doc_line(doc, path), path, msg);
+	return kt_fail(err, KT_E_INPUT, remedy ? remedy : "correct the file there", "%s:%zu: %s: %s", doc->name,
+		       kt_json_doc_line(doc, path), path, msg);
 }
 
 /* --- Members ------------------------------------------------------------------------------------------------------ */

@@ -180,6 +180,7 @@ static void child_fault(const job *j, int stage)
 {
 	fault f = {.error = errno, .stage = stage};
 	ssize_t w = write(j->fault[1], &f, sizeof f);
+	/* lint: allow exit: the child after fork, before exec */
 	_exit(w == (ssize_t)sizeof f ? 126 : 127);
 }
 
@@ -219,6 +220,7 @@ static void child(const job *j, char *const *env)
 	char byte;
 	(void)close(j->go[1]);
 	if (read(j->go[0], &byte, 1) != 1)
+		/* lint: allow exit: the child after fork, before exec */
 		_exit(127); /* called off, or our parent died: nothing was executed */
 	child_signals();
 	child_descriptors(j);
