@@ -373,7 +373,8 @@ static kt_code put_retry(const cJSON *action, kt_buf *out, kt_err *err)
 	const cJSON *retry = member(action, "retry");
 	if (!number(retry, "times"))
 		return KT_OK;
-	return kt_buf_printf(out, err, "%*sasked again up to %" PRId64 " times, every %" PRId64 " s%s\n", INDENT, "",
+	const char *what = cJSON_IsTrue(member(action, "once")) ? "its outcome is asked for" : "asked";
+	return kt_buf_printf(out, err, "%*s%s again up to %" PRId64 " times, every %" PRId64 " s%s\n", INDENT, "", what,
 			     number(retry, "times"), number(retry, "every_s"),
 			     cJSON_IsTrue(member(retry, "together")) ? ", all nodes in the same round" : "");
 }

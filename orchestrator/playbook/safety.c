@@ -97,6 +97,7 @@ static kt_code rekey_is_one(kt_playbook_view *v, kt_err *err)
 				    : KT_OK;
 }
 
+/* A `retry` of it only asks for the outcome again while its node is out of reach: the engine never sends it twice. */
 static kt_code rekey_is_guarded(kt_playbook_view *v, kt_err *err)
 {
 	size_t i = v->rekey;
@@ -109,9 +110,6 @@ static kt_code rekey_is_guarded(kt_playbook_view *v, kt_err *err)
 		return kt_playbook_fault(v, i, ".on", err, NULL, "S1: the rekey runs on one node: \"on\":\"rekey\"");
 	if (!always(s))
 		return kt_playbook_fault(v, i, ".when", err, NULL, "S1: the rekey is not conditional");
-	if (member(s->json, "retry"))
-		return kt_playbook_fault(v, i, ".retry", err, "the probe decides what happens after it",
-					 "S1: the rekey is never repeated");
 	if (strcmp(text(member(s->json, "probe"), "do"), "probe") != 0)
 		return kt_playbook_fault(
 			v, i, "", err, NULL,

@@ -393,14 +393,14 @@ static void dollar_signs_wait_for_the_late_pass(void **state)
 {
 	(void)state;
 	fixture f = FIXTURE;
-	f.vars = "{'verify_command':['sh','-c','echo $$$$ $HOME $${node} ${node}']}";
+	f.vars = "{'verify_command':['./verify','echo $$$$ $HOME $${node} ${node}']}";
 	cJSON *plan = fixture_plan(&f);
 	has(plan, "verify-canary", NULL, "web02", "'echo $$$$ $$HOME $${node} web02'");
 	kt_buf text = KT_BUF_INIT;
 	kt_err err = KT_ERR_INIT;
 	assert_kt_ok(kt_plan_print(plan, &text, &err));
 	/* For people one dollar sign is one dollar sign, and the word is quoted for a shell. */
-	assert_non_null(strstr(kt_buf_cstr(&text), "sh -c 'echo $$ $HOME ${node} ${node}'"));
+	assert_non_null(strstr(kt_buf_cstr(&text), "./verify 'echo $$ $HOME ${node} ${node}'"));
 	kt_buf_free(&text);
 	cJSON_Delete(plan);
 }
