@@ -24,7 +24,8 @@ static kt_code look(void *cookie, const cJSON *value, const char *path, kt_err *
 {
 	const kt_cluster *c = cookie;
 	(void)err;
-	require(kt_cluster_var(c, NULL, value->string) != NULL || strncmp(path, "$.vars.", 7) != 0, "a variable is found");
+	require(kt_cluster_var(c, NULL, value->string) != NULL || strncmp(path, "$.vars.", 7) != 0,
+		"a variable is found");
 	return KT_OK;
 }
 

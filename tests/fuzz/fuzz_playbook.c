@@ -43,12 +43,14 @@ static void check_plan(const kt_playbook *p)
 	kt_buf text = KT_BUF_INIT;
 	cJSON *plan = NULL;
 	char digest[KT_SHA256_HEX];
-	require(kt_cluster_parse("/f/cluster.json", cluster_text, sizeof cluster_text - 1, "/", &c, &err) == KT_OK, "c");
+	require(kt_cluster_parse("/f/cluster.json", cluster_text, sizeof cluster_text - 1, "/", &c, &err) == KT_OK,
+		"c");
 	kt_plan_input in = {.cluster = &c, .playbook = p, .run = "20260101T000000Z-abcdef"};
 	if (kt_plan_make(&in, &plan, digest, &err) == KT_OK) {
 		char again[KT_SHA256_HEX];
 		require(kt_plan_print(plan, &text, &err) == KT_OK, "a plan can be printed");
-		require(kt_plan_digest(plan, again, &err) == KT_OK && strcmp(again, digest) == 0, "its digest is its own");
+		require(kt_plan_digest(plan, again, &err) == KT_OK && strcmp(again, digest) == 0,
+			"its digest is its own");
 	} else {
 		require(err.msg[0] && !plan, "a refusal has a message");
 	}

@@ -550,8 +550,8 @@ static void test_heartbeats(void **state)
 	cJSON *result = NULL;
 	static const char *const quiet[] = {
 		"{\"nodes\":[]}",
-		"{\"running\":false,\"live_window_seconds\":60,\"nodes\":[{\"name\":\"web02\",\"age_ms\":61000,"
-		"\"live\":false}]}",
+		("{\"running\":false,\"live_window_seconds\":60,\"nodes\":[{\"name\":\"web02\",\"age_ms\":61000,"
+		 "\"live\":false}]}"),
 		"{\"nodes\":[{\"name\":\"stranger\",\"age_ms\":99999999,\"live\":false}],\"extra\":[1,2]}",
 		"{\"live_window_seconds\":60,\"nodes\":[{\"name\":\"web02\",\"age_seconds\":61}]}",
 	};
