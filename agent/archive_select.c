@@ -2,10 +2,12 @@
 #include "agent/archive_select.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* A file known by the folder that holds it and its name there, whatever path leads to that folder. */
 typedef struct place {
@@ -16,6 +18,8 @@ typedef struct place {
 
 /* A path may be met below top, or be the journal of a database that is a path too. */
 enum { NOT_YET, SAVED, COMES_ALONG };
+
+enum { KEY_LEN = 32, KEY_TEXT_MAX = 46 }; /* base64 of the bytes, and a line's end */
 
 typedef struct selection {
 	const kt_archive_source *source;
@@ -117,6 +121,26 @@ static bool is_hidden(const selection *s, const kt_tree_item *item)
 	return false;
 }
 
+/* A key of this application's kind, of whichever run: mode 0400, and nothing but base64 of 32 bytes. A key has no place
+ * in a backup, and the key files of earlier turns lie beside the one in force. What cannot be read is met again when it
+ * is saved. */
+static bool is_key_file(const kt_tree_item *item)
+{
+	kt_secret text = KT_SECRET_INIT;
+	kt_secret key = KT_SECRET_INIT;
+	if (!S_ISREG(item->st->st_mode) || (item->st->st_mode & 07777) != 0400 || item->st->st_size > KEY_TEXT_MAX)
+		return false;
+	int fd = openat(item->folder_fd, item->base, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	bool is = kt_secret_read_fd(&text, fd, KEY_TEXT_MAX, item->path, NULL) == KT_OK &&
+		  kt_secret_from_base64(&text, &key, NULL) == KT_OK && key.len == KEY_LEN;
+	(void)close(fd);
+	kt_secret_free(&key);
+	kt_secret_free(&text);
+	return is;
+}
+
 static bool is_excluded(const selection *s, const char *name)
 {
 	for (size_t i = 0; s->in_top && i < s->source->exclude_n; i++)
@@ -142,7 +166,7 @@ static bool note_path(selection *s, const char *name, bool *again)
 static kt_code visit(void *arg, const kt_tree_item *item, bool *skip, kt_err *err)
 {
 	selection *s = arg;
-	*skip = is_excluded(s, item->name) || is_hidden(s, item);
+	*skip = is_excluded(s, item->name) || is_hidden(s, item) || is_key_file(item);
 	if (*skip)
 		return KT_OK;
 	int n = snprintf(s->name, sizeof s->name, "%s%s%s", s->root, item->name[0] ? "/" : "", item->name);
