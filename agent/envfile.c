@@ -23,6 +23,7 @@ struct kt_envfile {
 	kt_secret text;
 	entry *entries;
 	size_t n;
+	int to_close; /* newlines to write at the end before another line can follow */
 };
 
 static const char whitespace[] = " \t\r\n";
@@ -137,14 +138,17 @@ static kt_code double_quoted(reader *r, value *v, kt_err *err)
 	return KT_OK;
 }
 
-/* Unquoted text; quotes in it are ordinary characters. */
+/* Unquoted text; quotes in it are ordinary characters. At the end of the file a line may still be continued: what is
+ * added behind it would become a part of the value. */
 static void bare(reader *r, value *v)
 {
-	for (int c = next(r); c >= 0 && !is_newline(c); c = next(r)) {
+	int c;
+	for (c = next(r); c >= 0 && !is_newline(c); c = next(r)) {
 		bool escaped = c == '\\';
 		if (escaped) {
 			c = next(r);
 			v->solid = v->len;
+			r->f->to_close += c < 0;
 			if (c < 0 || is_newline(c))
 				continue;
 		}
@@ -152,6 +156,7 @@ static void bare(reader *r, value *v)
 		if (escaped || !is_one_of(c, whitespace))
 			v->solid = v->len;
 	}
+	r->f->to_close += c < 0;
 	v->len = v->solid;
 }
 
@@ -266,8 +271,11 @@ static kt_code read_all(kt_envfile *f, kt_err *err)
 	reader r = {.path = f->path, .p = f->text.data, .n = f->text.len, .line = 1, .f = f};
 	if (r.n && memchr(r.p, '\0', r.n))
 		return kt_fail(err, KT_E_INPUT, "it is no text file", "%s: a NUL byte", f->path);
+	f->to_close = 0;
 	while (r.at < r.n)
 		KT_TRY(read_line(&r, err));
+	if (!f->to_close && r.n && r.p[r.n - 1] != '\n')
+		f->to_close = 1;
 	mark_in_force(f);
 	return KT_OK;
 }
@@ -472,8 +480,7 @@ static void write_changed(const kt_envfile *f, writer *w, const char *name, cons
 		write_bytes(w, f->text.data + at, f->text.len - at);
 	if (written)
 		return;
-	if (w->n && w->p[w->n - 1] != '\n')
-		write_bytes(w, "\n", 1);
+	write_bytes(w, "\n\n", (size_t)f->to_close);
 	write_assignment(w, name, v);
 }
 
@@ -498,6 +505,7 @@ static kt_code change(kt_envfile *f, const char *name, const kt_secret *v, kt_er
 	f->text = fresh->text;
 	f->entries = fresh->entries;
 	f->n = fresh->n;
+	f->to_close = fresh->to_close;
 	free(fresh->path);
 	free(fresh);
 	return KT_OK;

@@ -124,6 +124,11 @@ static void changes(void **state)
 	assert_changed("# top\nA=1\n\nB=2\n; end", "A", "x", "# top\nA=x\n\nB=2\n; end");
 	assert_changed("# top\nB=2", "A", "x", "# top\nB=2\nA=x\n");
 	assert_changed("", "A", "x", "A=x\n");
+	/* The last line is still continued: what is added must not become a part of it. */
+	assert_changed("B=2\\\n", "A", "x", "B=2\\\n\nA=x\n");
+	assert_changed("B=2\\", "A", "x", "B=2\\\n\nA=x\n");
+	assert_changed("B=2\\\\", "A", "x", "B=2\\\\\nA=x\n");
+	assert_changed("1=2\\\n", "A", "x", "1=2\\\n\nA=x\n");
 	assert_changed("A=1\nB=2\nA=3\n", "A", "x", "B=2\nA=x\n");
 	assert_changed("A=\"x\"\n", "A", "x", "A=\"x\"\n"); /* already so: not touched */
 	assert_changed("A=x\nA=\"x\"\n", "A", "x", "A=x\n");

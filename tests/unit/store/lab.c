@@ -28,6 +28,7 @@ enum { NODES = 4 };
 static char before[PATH_MAX], folder[PATH_MAX];
 static char nodes[NODES][64]; /* besides the first */
 static size_t n_nodes;
+static uid_t user; /* who runs the program; 0: who we are */
 
 void lab_sleep_ms(int ms)
 {
@@ -76,6 +77,7 @@ int lab_set_up(void **state)
 		"{ // a node\n\"database\": \"looker.db\", \"node\": \"web01\", \"listen\": \"127.0.0.1:0\","
 		" \"heartbeat_seconds\": 1, \"live_window_seconds\": 2}";
 	n_nodes = 0;
+	user = 0;
 	(void)snprintf(folder, sizeof folder, "store-XXXXXX");
 	if (!getcwd(before, sizeof before) || !mkdtemp(folder) || chdir(folder) != 0 || !getcwd(folder, sizeof folder))
 		return -1;
@@ -138,6 +140,7 @@ int lab_tear_down(void **state)
 	kill_node(".");
 	for (size_t i = 0; i < n_nodes; i++)
 		kill_node(nodes[i]);
+	user = 0;
 	clear_variables();
 	return chdir(before) != 0 || nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS) != 0 ? -1 : 0;
 }
@@ -160,7 +163,10 @@ static pid_t spawn(const char *dir, const char *const args[], const char *out, c
 		in = open("/dev/null", O_RDONLY);
 	if (dup2(in, 0) < 0 || dup2(o, 1) < 0 || dup2(e, 2) < 0)
 		_exit(126);
-	(void)execv(program, argv);
+	int file = open(program, O_RDONLY | O_CLOEXEC); /* by descriptor: the build folder may be closed to that user */
+	if (file < 0 || (user && (setgid(user) != 0 || setuid(user) != 0)))
+		_exit(126);
+	(void)fexecve(file, argv, environ);
 	_exit(127);
 }
 
@@ -184,6 +190,22 @@ const lab_result *lab_run(const char *dir, const char *const args[])
 	slurp("stdout", r.out, sizeof r.out);
 	slurp("stderr", r.err, sizeof r.err);
 	return &r;
+}
+
+static int give_away(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st;
+	(void)type;
+	(void)ftw;
+	return lchown(path, user, (gid_t)user);
+}
+
+void lab_not_as_root(void)
+{
+	if (geteuid() != 0)
+		return;
+	user = 65534;
+	assert_int_equal(nftw(".", give_away, 16, FTW_PHYS), 0);
 }
 
 pid_t lab_spawn(const char *const args[])

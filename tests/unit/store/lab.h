@@ -32,6 +32,8 @@ typedef struct lab_result {
 const lab_result *lab_run(const char *dir, const char *const args[]);
 #define lab(...) lab_run(".", (const char *const[]){__VA_ARGS__, NULL})
 #define lab_at(dir, ...) lab_run(dir, (const char *const[]){__VA_ARGS__, NULL})
+/* When we are root: from now on programs run as nobody, and what is in the folder is his. */
+void lab_not_as_root(void);
 /* Start it without waiting. */
 pid_t lab_spawn(const char *const args[]);
 
