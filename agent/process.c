@@ -103,7 +103,12 @@ bool kt_process_alive(const kt_process *p)
 
 bool kt_process_session_alive(const kt_process *leader)
 {
+	stat_line now;
 	if (!same_boot(leader))
+		return false;
+	/* The kernel gives no number to a process while a session bears it: another one with that number, another
+	 * session. */
+	if (read_stat(leader->pid, &now) && now.start != leader->start)
 		return false;
 	DIR *d = opendir("/proc");
 	if (!d)

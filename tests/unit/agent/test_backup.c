@@ -6,6 +6,7 @@
 
 #include "agent/action.h"
 #include "agent/scratch.h"
+#include "base/file.h"
 #include "base/kcv.h"
 #include "base/secret.h"
 #include "tests/unit/agent/scratch.h"
@@ -251,14 +252,20 @@ static void test_no_key_in_a_backup(void **state)
 	cJSON *result = NULL;
 	make_installation();
 	make_key_file("top/cmk", 0400, NULL);
+	/* In a file that is no key file by its mode: it is found by its content. */
+	kt_buf text = KT_BUF_INIT;
+	assert_kt_ok(kt_file_read(at("top/cmk"), &text, &err));
+	put_bytes("top/notes.txt", text.data, text.len, 0600);
+	kt_buf_free(&text);
 	kt_status s = ask(kt_action_backup_create, &result, &err,
 			  "{\"archive\":\"%s\",\"top\":\"%s\",\"secrets\":[{\"key\":{\"file\":\"%s\"}}]}",
 			  at("b/x.tar.zst"), at("top"), at("top/cmk"));
 	assert_int_equal(s, KT_STATUS_FAILED);
 	assert_int_equal(err.code, KT_E_KEY);
-	assert_non_null(strstr(err.msg, "top/cmk"));
+	assert_non_null(strstr(err.msg, "top/notes.txt"));
 	assert_false(is_there("b/x.tar.zst"));
 	cJSON_Delete(result);
+	assert_int_equal(unlink(at("top/notes.txt")), 0);
 	s = ask(kt_action_backup_create, &result, &err,
 		"{\"archive\":\"%s\",\"top\":\"%s\",\"secrets\":[{\"key\":{\"file\":\"%s\"}}],\"key_files\":[\"%s\"]}",
 		at("b/x.tar.zst"), at("top"), at("top/cmk"), at("top/cmk"));
