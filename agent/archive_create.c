@@ -258,7 +258,7 @@ static kt_code put_link(writer *w, const char *name, const kt_tree_item *item, k
 	if (n < 0)
 		return kt_fail_errno(err, errno, NULL, "%s cannot be read", item->path);
 	target[n] = '\0';
-	struct archive_entry *e;
+	struct archive_entry *e = NULL;
 	KT_TRY(new_entry(name, item->st, &e, err));
 	archive_entry_copy_symlink(e, target);
 	kt_code rc = put_header(w, e, item, err);
@@ -272,7 +272,7 @@ static kt_code put_link(writer *w, const char *name, const kt_tree_item *item, k
 
 static kt_code put_hard_link(writer *w, const char *name, const char *first, const kt_tree_item *item, kt_err *err)
 {
-	struct archive_entry *e;
+	struct archive_entry *e = NULL;
 	KT_TRY(new_entry(name, item->st, &e, err));
 	archive_entry_copy_hardlink(e, first);
 	archive_entry_set_size(e, 0);
@@ -442,7 +442,7 @@ static void add_sparse_map(struct archive_entry *e, const content *c)
 
 static kt_code put_file(writer *w, const char *name, bool database, content *c, kt_err *err)
 {
-	struct archive_entry *e;
+	struct archive_entry *e = NULL;
 	KT_TRY(find_extents(c, err));
 	KT_TRY(kt_content_hash_new(c->sparse, &c->hash, err));
 	KT_TRY(new_entry(name, c->item->st, &e, err));

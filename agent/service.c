@@ -45,7 +45,7 @@ static kt_code find(const cJSON *args, const cJSON **service, const kt_service_k
 
 kt_code kt_service_query(kt_agent_ctx *ctx, const cJSON *service, kt_service_info *out, kt_err *err)
 {
-	const kt_service_kind *kind;
+	const kt_service_kind *kind = NULL;
 	*out = (kt_service_info){.state = KT_SERVICE_UNKNOWN};
 	KT_TRY(kind_of(service, &kind, err));
 	return kind->query(ctx, service, out, err);
@@ -72,7 +72,7 @@ static void pause_ms(long ms)
 static kt_code status(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	const cJSON *service;
-	const kt_service_kind *kind;
+	const kt_service_kind *kind = NULL;
 	kt_service_info info = {0};
 	KT_TRY(find(args, &service, &kind, err));
 	KT_TRY(kind->query(ctx, service, &info, err));
@@ -131,7 +131,7 @@ static kt_code wait_stopped(kt_agent_ctx *ctx, const cJSON *service, const kt_se
 static kt_code stop(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	const cJSON *service;
-	const kt_service_kind *kind;
+	const kt_service_kind *kind = NULL;
 	kt_service_info info = {0};
 	int64_t timeout_s;
 	bool was_active;
@@ -216,7 +216,7 @@ static kt_code start_and_verify(kt_agent_ctx *ctx, const cJSON *service, const k
 static kt_code start(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	const cJSON *service;
-	const kt_service_kind *kind;
+	const kt_service_kind *kind = NULL;
 	kt_service_info info = {.state = KT_SERVICE_UNKNOWN};
 	int64_t timeout_s;
 	bool wanted;

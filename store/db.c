@@ -239,7 +239,7 @@ static kt_code one_int(kt_db *db, const char *query, int64_t *out, kt_err *err)
 
 kt_code kt_db_initialized(kt_db *db, bool *yes, kt_err *err)
 {
-	int64_t tables, id, version;
+	int64_t tables = 0, id = 0, version = 0;
 	*yes = false;
 	KT_TRY(one_int(db, "SELECT count(*) FROM sqlite_master", &tables, err));
 	KT_TRY(one_int(db, "PRAGMA application_id", &id, err));

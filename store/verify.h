@@ -15,7 +15,7 @@ typedef struct kt_verify_report {
 	size_t n_first;
 	struct {
 		char name[128]; /* cut if longer */
-		char message[256];
+		char message[KT_ERR_MSG];
 	} first[KT_VERIFY_FIRST]; /* the first failures */
 } kt_verify_report;
 
