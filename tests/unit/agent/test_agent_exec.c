@@ -388,9 +388,12 @@ static void a_reboot_in_the_middle(void **state)
 	start_rekey(&c);
 	ask_done(&c, "exec", args);
 	assert_int_equal(unlink(at(SPOOL "/outcome.json")), 0);
-	/* Processes with these numbers live, but this is another boot. */
-	put_process(SPOOL "/pid", "00000000-0000-0000-0000-000000000000", getpid(), 1);
-	put_process(SPOOL "/child", "00000000-0000-0000-0000-000000000000", getpid(), 1);
+	/* A process of that number and start lives, but this is another boot. */
+	kt_err err = KT_ERR_INIT;
+	kt_process us;
+	assert_kt_ok(kt_process_of(getpid(), &us, &err));
+	put_process(SPOOL "/pid", "00000000-0000-0000-0000-000000000000", us.pid, us.start);
+	put_process(SPOOL "/child", "00000000-0000-0000-0000-000000000000", us.pid, us.start);
 	ask_bad(&c, "exec", args, KT_STATUS_UNKNOWN, KT_E_UNKNOWN, "rebooted");
 	assert_int_equal(lines_of("count"), 1);
 	/* Claimed, but the command was not begun: certainly not done. */
@@ -499,6 +502,44 @@ static void settling_waits_for_what_runs(void **state)
 	ask_done(&c, "exec", args);
 	assert_int_equal(lines_of("count"), 2);
 	client_end(&c);
+}
+
+/* Many who claim at once: one gets it. */
+static void one_claim_of_many_is_granted(void **state)
+{
+	(void)state;
+	enum { CLAIMANTS = 24 };
+	kt_err err = KT_ERR_INIT;
+	for (int round = 0; round < 8; round++) {
+		int granted = 0;
+		pid_t pid[CLAIMANTS];
+		int start[2];
+		char name[32];
+		(void)snprintf(name, sizeof name, "c%d", round);
+		put_folder(name, 0700);
+		assert_int_equal(pipe(start), 0);
+		for (int i = 0; i < CLAIMANTS; i++) {
+			pid[i] = fork();
+			assert_true(pid[i] >= 0);
+			if (pid[i] == 0) {
+				bool mine = false;
+				char byte;
+				(void)close(start[1]);
+				if (read(start[0], &byte, 1) != 0)
+					_exit(2);
+				_exit(kt_spool_claim(at(name), &mine, &err) == KT_OK ? mine : 2);
+			}
+		}
+		(void)close(start[0]);
+		(void)close(start[1]);
+		for (int i = 0; i < CLAIMANTS; i++) {
+			int status;
+			assert_int_equal(waitpid(pid[i], &status, 0), pid[i]);
+			assert_true(WIFEXITED(status) && WEXITSTATUS(status) < 2);
+			granted += WEXITSTATUS(status);
+		}
+		assert_int_equal(granted, 1);
+	}
 }
 
 /* --- Beside detached work -------------------------------------------------------------------------------------------
@@ -662,6 +703,7 @@ int main(void)
 		TEST(a_number_used_again_is_not_the_same_process),
 		TEST(damaged_records_are_no_licence),
 		TEST(a_second_runner_does_nothing),
+		TEST(one_claim_of_many_is_granted),
 		TEST(what_is_settled_is_not_started),
 		TEST(settling_waits_for_what_runs),
 		TEST(nothing_else_changes_meanwhile),
