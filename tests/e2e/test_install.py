@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `cmake --install` puts where, and that it works from there: the programs, the agent's bundle, manual pages, data."""
+import os
+import re
+import subprocess
+
+import pytest
+from ktlab.coordinator import Keyturn
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+@pytest.fixture(scope="module")
+def prefix(bin_folder, tmp_path_factory):
+    """Everything installed below a scratch folder; the programs must find one another there all the same."""
+    destination = str(tmp_path_factory.mktemp("install"))
+    build = os.path.dirname(os.path.realpath(bin_folder))
+    result = subprocess.run(["cmake", "--install", build, "--prefix", "/usr/local"], capture_output=True, text=True,
+                            env={**os.environ, "DESTDIR": destination}, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert os.listdir(destination) == ["usr"], "something was installed outside of the prefix"
+    return os.path.join(destination, "usr", "local")
+
+
+def files_below(folder):
+    return {os.path.relpath(os.path.join(path, name), folder) for path, _, names in os.walk(folder) for name in names}
+
+
+def verbs(prefix):
+    text = subprocess.run([f"{prefix}/bin/keyturn", "help"], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^  ([a-z]+) ", text.partition("Verbs:\n")[2].partition("\n\n")[0], re.M)
+
+
+def test_nothing_is_missing_and_nothing_is_left_over(prefix):
+    there = files_below(prefix)
+    pages = {f"share/man/man1/keyturn-{verb}.1" for verb in verbs(prefix) if verb not in ("help", "version")}
+    assert len(pages) >= 8
+    playbooks = {os.path.join("share/keyturn", name) for name in files_below(ROOT) if name.startswith("playbooks/")
+                 and name.endswith(".json")}
+    assert there == pages | playbooks | {
+        "bin/keyturn", "bin/keyturn-store", "libexec/keyturn/agent/keyturn-agent", "libexec/keyturn/agent/libcjson.so.1",
+        "share/man/man1/keyturn.1", "share/man/man1/keyturn-store.1", "share/man/man5/keyturn-cluster.json.5",
+        "share/man/man5/keyturn-playbook.5", "share/doc/keyturn/DESIGN.md", "share/doc/keyturn/FORMATS.md",
+        "share/doc/keyturn/SAFETY.md"}
+    for path in there:
+        assert os.access(os.path.join(prefix, path), os.X_OK) == ("bin/" in path or path.endswith("-agent")), path
+
+
+def test_manual_pages_are_well_formed(prefix):
+    pages = [path for path in files_below(prefix) if path.startswith("share/man/")]
+    assert len(pages) >= 12
+    for path in pages:
+        shown = subprocess.run(["groff", "-mandoc", "-Tutf8", "-P-cbou", "-ww", "-rLL=100n", os.path.join(prefix, path)],
+                               capture_output=True, text=True, check=True)
+        assert shown.stderr == "", f"{path}: {shown.stderr}"
+        assert re.search(r"^NAME\n +\S+ [-–—−] \S", shown.stdout, re.M), f"{path}: whatis and apropos need this line"
+        assert path.endswith(".5") or re.search("^SYNOPSIS$", shown.stdout, re.M), path
+
+
+def test_the_installed_keyturn_enrolls_and_turns(prefix, make_lab):
+    lab = make_lab(n=2, items=20, enroll=False)
+    lab.keyturn = Keyturn(f"{prefix}/bin/keyturn", lab.cluster.cluster_file, lab.token.env, lab.canaries)
+    assert not os.path.exists(f"{prefix}/bin/agent")
+    lab.enroll()
+    lab.run()
+    lab.assert_turned()
