@@ -195,7 +195,9 @@ kt_code kt_runner(const char *spool, kt_err *err)
 	if (report >= 0)
 		(void)close(report);
 	if (rc == KT_OK && mine) {
-		kt_detach_scope(strrchr(spool, '/') + 1);
+		char name[2 * KT_NAME_MAX];
+		(void)snprintf(name, sizeof name, "%s-%s", r.request.run, strrchr(spool, '/') + 1);
+		kt_detach_scope(name);
 		rc = record(&r, execute(&r, &why), &why, err);
 	}
 	release(&r);

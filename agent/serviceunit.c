@@ -106,19 +106,18 @@ static kt_code query(kt_agent_ctx *ctx, const cJSON *service, kt_service_info *o
 	return rc;
 }
 
-/* systemctl VERB FLAG UNIT; when it says no, its last line in `no`. */
+/* systemctl VERB FLAG UNIT; when it says no, its first line in `no` (the others say where to read more). */
 static kt_code do_verb(const char *verb, const char *flag, const char *unit, int64_t timeout_ms, char *no, kt_err *err)
 {
 	const char *argv[] = {"systemctl", verb, flag, "--", unit, NULL};
 	kt_buf errors = {.max = SHOW_MAX};
 	kt_spawn_end end;
-	char why[300];
 	kt_code rc = systemctl(argv, timeout_ms, NULL, &errors, &end, err);
 	kt_text_clean(&errors);
-	kt_text_last_line(kt_buf_cstr(&errors), why, sizeof why);
-	kt_buf_free(&errors);
+	const char *why = kt_buf_cstr(&errors);
 	if (rc == KT_OK && end.exit != 0)
-		(void)snprintf(no, KT_SERVICE_NO, "did not %s: %s", verb, why);
+		(void)snprintf(no, KT_SERVICE_NO, "did not %s: %.*s", verb, (int)strcspn(why, "\n"), why);
+	kt_buf_free(&errors);
 	return rc;
 }
 
@@ -138,8 +137,8 @@ static kt_code start(kt_agent_ctx *ctx, const cJSON *service, int64_t timeout_s,
 	char ignored_no[KT_SERVICE_NO];
 	kt_err ignored = KT_ERR_INIT;
 	/* A unit that failed too often in a short time would be refused for that alone. */
-	KT_IGNORE(do_verb("reset-failed", "--quiet", unit_of(service), ASK_MS, ignored_no, &ignored));
-	return do_verb("start", "--quiet", unit_of(service), timeout_s * 1000, no, err);
+	KT_IGNORE(do_verb("reset-failed", "--no-ask-password", unit_of(service), ASK_MS, ignored_no, &ignored));
+	return do_verb("start", "--no-ask-password", unit_of(service), timeout_s * 1000, no, err);
 }
 
 /* The keys that the unit is started with: what it logs may hold them. "EnvironmentFiles=/path (ignore_errors=no)" */

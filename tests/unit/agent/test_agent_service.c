@@ -246,7 +246,8 @@ static const char systemctl[] =
 	"  [ -e crashes ] && [ $(cat active) = active ] && echo $(($(cat mainpid)+1)) >mainpid\n"
 	"  echo \"EnvironmentFiles=$(pwd)/env (ignore_errors=no)\" ;;\n"
 	"stop) [ -e stubborn ] || echo inactive >active ;;\n"
-	"start) [ -e refuses ] && { echo failed >active; echo \"Job for x.service failed.\" >&2; exit 1; }; echo "
+	"start) [ -e refuses ] && { echo failed >active; echo \"Job for x.service failed.\" >&2; echo \"See more.\" "
+	">&2; exit 1; }; echo "
 	"active >active;"
 	" echo 4711 >mainpid ;;\n"
 	"esac\n"
@@ -309,7 +310,7 @@ static void units_stop_and_start(void **state)
 	assert_non_null(strstr(text_of("calls"), "stop --no-block -- x.service\n"));
 	c.step = "start";
 	ask_done(&c, "service.start", args);
-	assert_non_null(strstr(text_of("calls"), "start --quiet -- x.service\n"));
+	assert_non_null(strstr(text_of("calls"), "start --no-ask-password -- x.service\n"));
 	put_mark("stubborn");
 	c.step = "stop";
 	c.attempt = 2;
