@@ -10,14 +10,15 @@
 #ifndef KT_KEYSTORE_KEYSTORE_H
 #define KT_KEYSTORE_KEYSTORE_H
 
+#include "base/keymsg.h"
 #include "base/secret.h"
 #include "wire/blob.h"
 
-/* What an operator of Looker knows these failures by; word for word as documented there. Class KT_E_KEY. */
-#define KT_KEYSTORE_MISSING "Looker can not start because: Missing backing keystore"
-#define KT_KEYSTORE_SIZE                                                                                               \
-	"Looker can not start because: Size of the Master Key is invalid it must be 32 bytes however is %zu"
-#define KT_KEYSTORE_MODE "Looker can not start because: Permission for backing key file must be 0400, but is %04o"
+/* What an operator of Looker knows these failures by; word for word as documented there (base/keymsg.h, which the agent
+ * shares). Class KT_E_KEY. */
+#define KT_KEYSTORE_MISSING KT_KEYMSG_MISSING
+#define KT_KEYSTORE_SIZE KT_KEYMSG_SIZE
+#define KT_KEYSTORE_MODE KT_KEYMSG_MODE
 
 enum { KT_CMK_LEN = 32, KT_KEK_LEN = 32 };
 
