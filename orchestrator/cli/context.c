@@ -42,7 +42,7 @@ static void on_lost(void *cookie, size_t node, const kt_err *err)
 {
 	(void)cookie;
 	(void)node;
-	kt_log(KT_LOG_WARN, "%s", err->msg);
+	kt_log(KT_LOG_WARN, "%s; it is reached for again when it is needed", err->msg);
 }
 
 kt_code kt_ctx_open_nodes(kt_ctx *c, kt_err *err)

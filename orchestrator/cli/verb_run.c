@@ -50,9 +50,10 @@ static kt_code class_of(const kt_turn_end *end, kt_err *err)
 	kt_code code = kt_turn_class(end);
 	if (code == KT_OK)
 		return KT_OK;
-	return kt_fail(err, code, end->reason.remedy, "%s%s%s%s%s", kt_run_state_name(end->state),
-		       end->failed_node[0] ? ": " : "", end->failed_node, end->reason.msg[0] ? ": " : "",
-		       end->reason.msg);
+	const char *remedy = end->reason.remedy[0] ? end->reason.remedy : kt_summary_remedy(end->state);
+	return kt_fail(err, code, remedy, "%s%s%s%s%s%s%s", kt_run_state_name(end->state),
+		       end->failed_step[0] ? ": step " : "", end->failed_step, end->failed_node[0] ? " on " : "",
+		       end->failed_node, end->reason.msg[0] ? ": " : "", end->reason.msg);
 }
 
 static kt_turn_options turn_options(kt_ctx *c, const char *run, const kt_report *report)

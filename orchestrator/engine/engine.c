@@ -238,7 +238,9 @@ static void back_check_settled(kt_engine *e, kt_block *b)
 		return;
 	}
 	/* S4: no node is started on data that does not open with the old key. A resume probes and restores again. */
-	hold(e, blame_verdict(e, b, "after the restore", "look at the restore's log, then `keyturn resume`"));
+	hold(e, blame_verdict(e, b, "after the restore",
+			      "the backup was restored, but no node is started before the probe says old: see what "
+			      "probe_command prints on that node, then `keyturn resume`"));
 	e->mode = MODE_BACK_PROBE;
 	kt_block_open(b);
 }

@@ -501,8 +501,9 @@ kt_code kt_journal_take(kt_journal *j, const char *run, int64_t time_ms, int64_t
 	kt_buf body = KT_BUF_INIT;
 	*epoch = 0;
 	kt_code rc = take_body(&body, err);
+	/* The time, so that two copies of a state folder do not take the same epoch. */
 	const kt_entry e = {.run = run,
-			    .epoch = j->epoch + 1,
+			    .epoch = time_ms > j->epoch ? time_ms : j->epoch + 1,
 			    .time_ms = time_ms,
 			    .kind = "take",
 			    .step = "",

@@ -49,7 +49,8 @@ void kt_journal_close(kt_journal *j);
  * KT_E_AUDIT when the database is damaged, KT_E_INPUT when an entry could not be read back (no UTF-8, no JSON). */
 KT_MUST_CHECK kt_code kt_journal_append(kt_journal *j, const kt_entry *entries, size_t n, kt_err *err);
 
-/* Take a run: one more than the highest epoch of any run, and the `take` entry {"host","pid"} that makes it durable. */
+/* Take a run: its new epoch is `time_ms`, but at least one more than the highest of any run; the `take` entry
+ * {"host","pid"} makes it durable. */
 KT_MUST_CHECK kt_code kt_journal_take(kt_journal *j, const char *run, int64_t time_ms, int64_t *epoch, kt_err *err);
 
 /* Each entry of `run` (NULL: of all runs) in order of seq. The chain is verified over the whole journal while reading;

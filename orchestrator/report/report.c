@@ -66,6 +66,29 @@ static const char *role_word(kt_role role)
 	return role == KT_ROLE_UNDO ? "undo " : role == KT_ROLE_PROBE ? "probe " : "";
 }
 
+/* The title says what the step does: what its undo and its probe are, is said before it. */
+static const char *role_verb(kt_role role)
+{
+	return role == KT_ROLE_UNDO ? "take back: " : role == KT_ROLE_PROBE ? "which key opens the data after: " : "";
+}
+
+static const char *member(const cJSON *o, const char *name)
+{
+	const cJSON *v = o ? cJSON_GetObjectItemCaseSensitive(o, name) : NULL;
+	return cJSON_IsString(v) ? v->valuestring : "";
+}
+
+/* What a probe answered; where it said no verdict, what it said instead. */
+static void tell_verdict(const kt_report *r, const kt_event *ev)
+{
+	if (ev->role != KT_ROLE_PROBE || ev->status != KT_STATUS_OK)
+		return;
+	const char *verdict = member(ev->result, "verdict");
+	bool none = strcmp(verdict, "unknown") == 0;
+	(void)fprintf(r->out, "  %s: the data opens with: %s%s%.200s\n", ev->node, verdict,
+		      none ? "; the probe's last line: " : "", none ? member(ev->result, "tail") : "");
+}
+
 static void live_line(kt_report *r, const kt_engine *e, size_t step, kt_role role, int64_t now)
 {
 	kt_step_status s = kt_engine_step(e, step);
@@ -73,7 +96,7 @@ static void live_line(kt_report *r, const kt_engine *e, size_t step, kt_role rol
 	const char *mark = c.failed ? "✗" : c.ok == c.all ? "✓" : "…";
 	const char *tint = c.failed ? "\033[31m" : c.ok == c.all ? "\033[32m" : "\033[33m";
 	(void)fprintf(r->out, "\r\033[K%s%s%s %-9s %s%s  %zu/%zu  %.1f s", paint(r, tint), mark, paint(r, "\033[0m"),
-		      s.phase, role_word(role), s.title ? s.title : s.name, c.ok, c.all,
+		      s.phase, role_verb(role), s.title ? s.title : s.name, c.ok, c.all,
 		      (double)(now - r->step_began_ms) / MS_PER_S);
 	r->line_open = true;
 }
@@ -97,6 +120,10 @@ static void on_live(kt_report *r, const kt_engine *e, const kt_event *ev, int64_
 		return;
 	step_changed(r, ev, now);
 	live_line(r, e, step, ev->role, now);
+	if (ev->kind == KT_EVENT_OUTCOME && ev->role == KT_ROLE_PROBE && ev->status == KT_STATUS_OK) {
+		end_line(r);
+		tell_verdict(r, ev);
+	}
 	if (ev->kind == KT_EVENT_OUTCOME && ev->status == KT_STATUS_FAILED && ev->error) {
 		end_line(r);
 		(void)fprintf(r->out, "  %s: %s\n", ev->node, ev->error->msg);
@@ -118,11 +145,13 @@ static void on_plain(kt_report *r, const kt_engine *e, const kt_event *ev, int64
 		step_changed(r, ev, now);
 		size_t step = step_index(e, ev->step);
 		if (first && step < kt_engine_steps(e))
-			(void)fprintf(r->out, "%s %s%s: %s\n", when, role_word(ev->role), ev->step,
+			(void)fprintf(r->out, "%s %s%s: %s%s\n", when, role_word(ev->role), ev->step,
+				      role_verb(ev->role),
 				      kt_engine_step(e, step).title ? kt_engine_step(e, step).title : "");
 	} else if (ev->kind == KT_EVENT_OUTCOME) {
 		(void)fprintf(r->out, "%s %s%s %s: %s%s%s\n", when, role_word(ev->role), ev->step, ev->node,
 			      kt_status_name(ev->status), ev->error ? ": " : "", ev->error ? ev->error->msg : "");
+		tell_verdict(r, ev);
 		if (ev->status == KT_STATUS_FAILED && ev->error && ev->error->remedy[0])
 			(void)fprintf(r->out, "%s   remedy: %s\n", when, ev->error->remedy);
 	}

@@ -102,7 +102,8 @@ static kt_code add_reason(const kt_engine_status *st, cJSON *s, kt_err *err)
 		return KT_OK;
 	KT_TRY(kt_json_add_str(s, "class", kt_code_name(st->reason->code), err));
 	KT_TRY(kt_json_add_str(s, "reason", st->reason->msg, err));
-	return kt_json_add_str(s, "remedy", st->reason->remedy, err);
+	return kt_json_add_str(s, "remedy", st->reason->remedy[0] ? st->reason->remedy : kt_summary_remedy(st->state),
+			       err);
 }
 
 static kt_code fill(const cJSON *plan, const kt_engine *e, cJSON *s, kt_err *err)
@@ -118,6 +119,21 @@ static kt_code fill(const cJSON *plan, const kt_engine *e, cJSON *s, kt_err *err
 	KT_TRY(add_reason(&st, s, err));
 	KT_TRY(add_keys(plan, e, s, err));
 	return add_backups(plan, e, s, err);
+}
+
+const char *kt_summary_remedy(kt_run_state state)
+{
+	switch (state) {
+	case KT_RUN_ROLLED_BACK:
+		return "the application is up with the old key; `keyturn run` begins anew, once what is named is "
+		       "repaired";
+	case KT_RUN_REFUSED:
+		return "`keyturn run` begins anew, once what is named is repaired";
+	case KT_RUN_HELD:
+		return "repair what is named, then `keyturn resume` goes on from here";
+	default:
+		return "";
+	}
 }
 
 kt_code kt_summary_make(const cJSON *plan, const kt_engine *engine, cJSON **out, kt_err *err)

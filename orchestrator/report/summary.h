@@ -14,5 +14,7 @@
 KT_MUST_CHECK kt_code kt_summary_make(const cJSON *plan, const kt_engine *engine, cJSON **out, kt_err *err);
 /* The same for people, appended to `out`. */
 KT_MUST_CHECK kt_code kt_summary_print(const cJSON *summary, kt_buf *out, kt_err *err);
+/* What to do next after this state, where its reason does not say it; "" where there is nothing to do. */
+const char *kt_summary_remedy(kt_run_state state);
 
 #endif

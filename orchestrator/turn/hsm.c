@@ -144,11 +144,15 @@ static kt_code act_check(const call *c, kt_err *err)
 	KT_TRY(find_escrow_key(c->hsm, &escrow, err));
 	KT_TRY(kt_token_probe_formats(c->hsm->token, &formats, err));
 	if (!formats.rfc5649 && !formats.rfc3394)
-		return kt_fail(err, KT_E_HSM, "use a token with AES key wrap (RFC 5649 or RFC 3394) for the escrow",
-			       "the token cannot wrap a key under an AES key: mechanism missing");
+		return kt_fail(
+			err, KT_E_HSM, "use a token with AES key wrap (RFC 5649 or RFC 3394) for the escrow",
+			"the token cannot wrap a key under an AES key: neither mechanism CKM_AES_KEY_WRAP_PAD nor "
+			"CKM_AES_KEY_WRAP works (tried with throw-away keys)");
 	if (!formats.oaep_sha256 && !formats.oaep_sha1)
-		return kt_fail(err, KT_E_HSM, "use a token with RSA-OAEP wrapping",
-			       "the token cannot wrap a key to a node's RSA key: mechanism missing");
+		return kt_fail(
+			err, KT_E_HSM, "use a token with RSA-OAEP wrapping",
+			"the token cannot wrap a key to a node's RSA key: mechanism CKM_RSA_PKCS_OAEP does not work "
+			"(tried with throw-away keys)");
 	const kt_token_info *info = kt_token_get_info(c->hsm->token);
 	KT_TRY(kt_json_add_str(c->result, "token", info->label, err));
 	KT_TRY(kt_json_add_str(c->result, "serial", info->serial, err));

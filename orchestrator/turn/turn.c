@@ -10,6 +10,7 @@
 #include "orchestrator/journal/replay.h"
 #include "orchestrator/playbook/playbook.h"
 #include "orchestrator/turn/drift.h"
+#include "orchestrator/turn/takeover.h"
 
 enum {
 	SIGNALS = 2,
@@ -211,13 +212,21 @@ static kt_code record(turn *t, const kt_event *ev, const char *message)
 	return KT_OK;
 }
 
+/* The journal cannot be written: nothing more is sent, and whoever repairs it must know that the run is not over. */
+static kt_code stopped_here(turn *t, kt_code rc)
+{
+	kt_err why = t->err;
+	return kt_fail(&t->err, rc, "make room or repair the state folder, then `keyturn resume`",
+		       "the run %s stopped where it was, since its journal cannot be written: %s", t->o.run, why.msg);
+}
+
 static kt_code commit(turn *t)
 {
 	if (t->batch.n == 0)
 		return KT_OK;
 	kt_code rc = kt_journal_append(t->o.journal, t->batch.entry, t->batch.n, &t->err);
 	batch_clear(&t->batch);
-	return rc;
+	return rc == KT_OK ? KT_OK : stopped_here(t, rc);
 }
 
 /* --- the loop: outcomes in, intents out --------------------------------------------------------------------------- */
@@ -245,7 +254,7 @@ static kt_code make_intents(turn *t)
 	for (;;) {
 		kt_command c;
 		bool have;
-		flight *f;
+		flight *f = NULL;
 		KT_TRY(kt_engine_next(t->engine, &c, &have, &t->err));
 		if (!have)
 			return KT_OK;
@@ -585,6 +594,7 @@ static kt_code begin(turn *t, const cJSON *plan)
 	kt_buf body = KT_BUF_INIT;
 	kt_entry entry;
 	KT_TRY(kt_engine_new(plan, &t->engine, &t->err));
+	KT_TRY(kt_takeover_check(t->o.nodes, t->o.cluster, t->o.journal, &t->err));
 	kt_code rc = kt_entry_of_plan(plan, t->o.run, kt_clock_wall_ms(), &body, &entry, &t->err);
 	if (rc == KT_OK)
 		rc = kt_journal_append(t->o.journal, &entry, 1, &t->err);
@@ -612,7 +622,7 @@ kt_code kt_turn_begin(const kt_turn_options *o, const cJSON *plan, kt_turn_end *
 static kt_code send_again(void *cookie, kt_command *c, kt_err *err)
 {
 	turn *t = cookie;
-	flight *f;
+	flight *f = NULL;
 	kt_command taken = *c;
 	c->args = NULL;
 	KT_TRY(flight_new(t, &taken, &f, err));
@@ -623,6 +633,7 @@ static kt_code send_again(void *cookie, kt_command *c, kt_err *err)
 
 static kt_code go_on(turn *t)
 {
+	KT_TRY(kt_takeover_check(t->o.nodes, t->o.cluster, t->o.journal, &t->err));
 	KT_TRY(take(t));
 	KT_TRY(open_handles(t));
 	if (kt_engine_state(t->engine).state == KT_RUN_HELD)

@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals, killed processes, full disks, damaged files, a poor token and a rekey that lies: what the operator is told, and that
+every run ends on one key with every node up."""
+import contextlib
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from ktlab import LabError, process
+from ktlab.coordinator import AUDIT, HELD, HSM, INTERRUPTED, IO, OK, REFUSED, ROLLED_BACK, Keyturn
+
+root_only = pytest.mark.skipif(os.getuid() != 0, reason="mounts need root")
+TO = {"to": "file:${dir}/cmk-${run}"}
+
+
+@pytest.fixture(scope="module")
+def module_cluster(module_lab):
+    """One cluster of two nodes for the whole module."""
+    return module_lab(n=2, items=30)
+
+
+@pytest.fixture
+def lab(module_cluster):
+    """The cluster as it is between tests: up, on one key, with its ordinary cluster.json."""
+    lab = module_cluster
+    state = lab.cluster.state_folder
+    lab.rewrite(key=TO)
+    yield lab
+    lab.cluster.state_folder = state
+    lab.rewrite(key=TO)
+    # The rest is for the tests after a failed one.
+    if lab.journal.latest() and lab.journal.end() not in ("turned", "rolled-back", "refused"):
+        lab.keyturn.run("resume", check=None)
+    lab.cluster.key_text = lab.current_key(lab.nodes[0]).strip() + "\n"
+    for node in lab.nodes:
+        if not node.app.status()["running"]:
+            node.app.start()
+
+
+def variables(lab, **changes):
+    lab.rewrite(key=TO, vars={**lab.cluster.variables(), **changes})
+
+
+def until(question, what, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = question()
+        if answer:
+            return answer
+        time.sleep(0.01)
+    raise LabError(f"not within {seconds} s: {what}")
+
+
+class Running:
+    """`keyturn run`, waited for until its journal has an entry of this kind."""
+
+    def __init__(self, lab, *arguments, keyturn=None, **options):
+        self.lab, self.keyturn = lab, keyturn or lab.keyturn
+        self.before = len(lab.journal.entries())
+        self.process = self.keyturn.start(*(arguments or ("run", "--yes")), **options)
+
+    def wait(self, step, kind="intent", role="do"):
+        def seen():
+            found = any(e["kind"] == kind and (not step or (e["step"], e["role"]) == (step, role))
+                        for e in self.lab.journal.entries()[self.before:])
+            if not found and self.process.poll() is not None:
+                raise LabError(f"the run ended before {kind} {step}\n{self.finish()}")
+            return found
+
+        until(seen, f"{kind} {step}")
+        return self
+
+    def signal(self, number):
+        self.process.send_signal(number)
+        return self
+
+    def finish(self, check=None):
+        return self.keyturn.finish(self.process, check=check, timeout=100)
+
+
+def told(result, *words):
+    """Said, with a remedy, where people look. (A failed test shows all output.)"""
+    missing = [word for word in (*words, "→") if word not in result.err + ("" if word == "→" else result.out)]
+    assert not missing, f"not said: {missing}; said: {result.err}"
+
+
+def rolled_back(lab, result):
+    assert result.code == ROLLED_BACK, result
+    assert lab.assert_settled() == "rolled-back"
+    assert "ROLLED BACK" in result.out
+
+
+def turned(lab, result=None):
+    assert result is None or result.code == OK, result
+    assert lab.assert_settled() == "turned"
+    assert len(lab.journal.intents("rekey")) == 1
+
+
+@contextlib.contextmanager
+def slow_rekey(lab, ms=1200):
+    """The application's rekey pauses before its commit."""
+    for node in lab.nodes:
+        with open(node.env_file, "a", encoding="utf-8") as f:
+            f.write(f"KEYTURN_STORE_REKEY_DELAY_MS={ms}\n")
+    try:
+        yield
+    finally:
+        for node in lab.nodes:
+            with open(node.env_file, encoding="utf-8") as f:
+                lines = [line for line in f if not line.startswith("KEYTURN_STORE_REKEY_DELAY_MS")]
+            with open(node.env_file, "w", encoding="utf-8") as f:
+                f.writelines(lines)
+
+
+@contextlib.contextmanager
+def somebody_in_the_folder(node):
+    """The gate is not quiet: a process works in the application's folder."""
+    with subprocess.Popen(["sleep", "100"], cwd=node.looker) as sleeper:
+        try:
+            yield sleeper
+        finally:
+            sleeper.kill()
+
+
+@contextlib.contextmanager
+def tmpfs(lab, path, size, options=""):
+    os.makedirs(path, exist_ok=True)
+    lab.cluster.state.add("mount", path=path)
+    process.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700{options}", "tmpfs", path])
+    try:
+        yield path
+    finally:
+        process.run(["umount", "--lazy", path])
+
+
+def fill_up(path):
+    """Takes all the space that is left."""
+    with open(os.path.join(path, "filler"), "wb", buffering=0) as f, contextlib.suppress(OSError):
+        while True:
+            f.write(b"\0" * 4096)
+
+
+# --- signals -------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("step, number, name", [("stop", signal.SIGINT, "Ctrl-C"), ("backup", signal.SIGTERM, "SIGTERM")])
+def test_a_signal_turns_the_run_back(lab, step, number, name):
+    result = Running(lab).wait(step).signal(number).finish()
+    told(result, name, "turning back", "interrupted")
+    rolled_back(lab, result)
+
+
+def test_a_signal_while_the_gate_waits_does_not_wait_with_it(lab):
+    variables(lab, quiet_every_s=60, quiet_times=20)
+    with somebody_in_the_folder(lab.nodes[1]):
+        run = Running(lab).wait("quiet", kind="outcome").signal(signal.SIGTERM)
+        began = time.monotonic()
+        result = run.finish()
+    assert time.monotonic() - began < 20
+    told(result, "SIGTERM", "turning back")
+    rolled_back(lab, result)
+
+
+def test_a_second_signal_stops_here_and_resume_goes_on(lab):
+    result = Running(lab).wait("backup").signal(signal.SIGINT).wait("", kind="interrupt").signal(signal.SIGINT).finish()
+    assert result.code == INTERRUPTED, result
+    told(result, "second signal", "keyturn resume", lab.journal.latest())
+    assert lab.journal.end() is None
+    rolled_back(lab, lab.keyturn.run("resume", check=None))
+
+
+def test_a_signal_during_the_rekey_is_noted_and_the_turn_goes_on(lab):
+    with slow_rekey(lab):
+        result = Running(lab).wait("rekey").signal(signal.SIGINT).finish(OK)
+        assert "the rekey has begun" in result.out and "TURNED" in result.out
+        turned(lab, result)
+
+
+def test_a_closed_terminal_does_not_end_the_run(lab):
+    before = len(lab.journal.entries())
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(lab.keyturn.binary, lab.keyturn.command("run", "--yes"), lab.keyturn.env)
+
+    def stopping():
+        with contextlib.suppress(BlockingIOError):
+            os.read(terminal, 65536)
+        return any(e["step"] == "stop" for e in lab.journal.entries()[before:])
+
+    os.set_blocking(terminal, False)
+    until(stopping, "the step stop")
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == OK
+    turned(lab)
+
+
+def test_closed_output_does_not_end_the_run(lab):
+    run = Running(lab).wait("stop")
+    run.process.stdout.close()
+    run.process.stderr.close()
+    assert run.process.wait(60) == OK
+    turned(lab)
+
+
+# --- processes on the nodes ----------------------------------------------------------------------------------------------
+
+def agents(lab, node):
+    """The pids of the agents that serve on this node."""
+    program = os.path.join(lab.cluster.node_folder(node.name), "agent", "keyturn-agent").encode()
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as f:
+            words = f.read().split(b"\0")
+            if words[:2] == [program, b"serve"]:
+                found.append(int(pid))
+    return found
+
+
+def ssh_servers(lab, node):
+    return process.children(lab.cluster._sshd_process(node)["pid"])
+
+
+@pytest.mark.parametrize("victims", [{"stop": agents, "rekey": ssh_servers}, {"backup": ssh_servers, "rekey": agents}])
+def test_killed_server_processes_are_replaced(lab, victims):
+    with slow_rekey(lab):
+        run = Running(lab)
+        for step, who in victims.items():
+            run.wait(step)
+            time.sleep(0.3 if step == "rekey" else 0)
+            pids = who(lab, lab.nodes[0])
+            assert pids
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        result = run.finish(OK)
+        assert result.err.count("reached for again") == 2 and "web01" in result.err, result
+        turned(lab, result)
+
+
+# --- the state folder ----------------------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def state_on(lab, folder):
+    """The state folder (pins and journal) is copied to `folder`, and used there."""
+    old = lab.cluster.state_folder
+    for name in os.listdir(old):
+        source = os.path.join(old, name)
+        (shutil.copytree if os.path.isdir(source) else shutil.copy2)(source, os.path.join(folder, name))
+    lab.cluster.state_folder = folder
+    lab.rewrite(key=TO)
+    try:
+        yield
+        for name in os.listdir(folder):  # what happened there counts
+            source = os.path.join(folder, name)
+            if name != "filler":
+                (shutil.copytree(source, os.path.join(old, name), dirs_exist_ok=True) if os.path.isdir(source)
+                 else shutil.copy2(source, os.path.join(old, name)))
+    finally:
+        lab.cluster.state_folder = old
+        lab.rewrite(key=TO)
+
+
+@root_only
+def test_a_state_folder_that_cannot_be_written(lab, tmp_path):
+    with tmpfs(lab, str(tmp_path / "state"), "8m") as folder, state_on(lab, folder):
+        process.run(["mount", "-o", "remount,ro", folder])
+        result = lab.run(check=None)
+        process.run(["mount", "-o", "remount,rw", folder])
+        assert result.code in (AUDIT, IO), result
+        told(result, folder, "ead-only")
+    lab.assert_on_old_key()
+
+
+@root_only
+def test_a_full_state_folder(lab, tmp_path):
+    with tmpfs(lab, str(tmp_path / "state"), "8m") as folder, state_on(lab, folder):
+        fill_up(folder)
+        result = lab.run(check=None)
+        assert result.code in (AUDIT, IO), result
+        told(result, folder, "space")
+        os.unlink(os.path.join(folder, "filler"))
+    lab.assert_on_old_key()
+
+
+@root_only
+@pytest.mark.parametrize("step", ["stop", "rekey"])
+def test_a_state_folder_that_fills_up(lab, tmp_path, step):
+    with tmpfs(lab, str(tmp_path / "state"), "16m") as folder, state_on(lab, folder), slow_rekey(lab, 500):
+        run = Running(lab).wait(step)
+        fill_up(folder)
+        result = run.finish()
+        assert result.code in (AUDIT, IO), result
+        told(result, folder, "space", "keyturn resume")
+        os.unlink(os.path.join(folder, "filler"))
+        again = lab.keyturn.run("resume", check=None)
+        assert again.code in (OK, ROLLED_BACK), again
+        lab.assert_settled()
+        assert len(lab.journal.intents("rekey")) <= 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_journal(lab, damage):
+    path = lab.journal.path
+    if not lab.journal.latest():
+        lab.run()
+        lab.assert_settled()
+    shutil.copy2(path, path + ".kept")
+    with open(path, "r+b") as f:
+        if damage == "truncated":
+            f.truncate(os.path.getsize(path) - 5000)
+        else:
+            f.seek(f.read().index(b'key.forget'))  # in the first plan
+            f.write(b'key.forgeT')
+    try:
+        for verb in (("run", "--yes"), ("resume",), ("status",), ("runs",)):
+            result = lab.keyturn.run(*verb, check=AUDIT)
+            told(result, path)
+        lab.assert_on_old_key()
+    finally:
+        os.replace(path + ".kept", path)
+
+
+# --- two coordinators ----------------------------------------------------------------------------------------------------
+
+def elsewhere(lab, folder):
+    """The state folder and cluster.json copied, as to another machine."""
+    state = folder / "state"
+    shutil.copytree(lab.cluster.state_folder, state)
+    document = lab.cluster.document(lab.token, key=TO, state="state")
+    (folder / "cluster.json").write_text(json.dumps(document))
+    keyturn = Keyturn(lab.keyturn.binary, str(folder / "cluster.json"), lab.token.env, lab.canaries)
+    return keyturn, str(state)
+
+
+@pytest.mark.parametrize("step", ["backup", "env"])
+def test_resume_from_a_copy_elsewhere_shuts_out_the_first(lab, tmp_path, step):
+    lab.run_killed_at(step)
+    keyturn, state = elsewhere(lab, tmp_path)
+    result = keyturn.run("resume", check=None)
+    assert result.code in (OK, ROLLED_BACK), result
+    stale = lab.cluster.state_folder
+    lab.cluster.state_folder = state
+    settled = lab.assert_settled()
+    before = [(node.name, lab.cluster.app_pid(node), lab.env(node)) for node in lab.nodes]
+    try:
+        for arguments in (("resume",), ("resume", "--rollback"), ("resume",)):
+            again = lab.keyturn.run(*arguments, check=None)
+            assert again.code == REFUSED, again
+            told(again, "another coordinator", "epoch", lab.cluster.name)
+            assert "ROLLED BACK" not in again.out and "TURNED" not in again.out
+            assert before == [(node.name, lab.cluster.app_pid(node), lab.env(node)) for node in lab.nodes]
+    finally:
+        shutil.rmtree(stale)
+        shutil.copytree(state, stale)
+    assert settled in ("turned", "rolled-back")
+
+
+# --- backups -------------------------------------------------------------------------------------------------------------
+
+@root_only
+def test_no_room_for_the_backup_is_seen_before_anything_stops(lab):
+    folder = os.path.join(lab.cluster.node_folder("web02"), "backup")
+    pids = [lab.cluster.app_pid(node) for node in lab.nodes]
+    with tmpfs(lab, folder, "64k"):
+        result = lab.run(check=REFUSED)
+    told(result, "web02", folder, "bytes", "free")
+    assert pids == [lab.cluster.app_pid(node) for node in lab.nodes]
+    lab.assert_on_old_key()
+
+
+@root_only
+def test_a_backup_that_runs_out_of_room(lab):
+    folder = os.path.join(lab.cluster.node_folder("web02"), "backup")
+    with tmpfs(lab, folder, "32m"):
+        run = Running(lab).wait("stop")
+        fill_up(folder)
+        result = run.finish()
+        told(result, "web02", folder, "space")
+        rolled_back(lab, result)
+
+
+# --- the token -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("missing", ["CKM_RSA_PKCS_OAEP", "CKM_AES_KEY_WRAP,CKM_AES_KEY_WRAP_PAD"])
+def test_a_token_without_a_needed_mechanism(lab, missing):
+    with open(lab.token.conf, encoding="utf-8") as f:
+        kept = f.read()
+    with open(lab.token.conf, "w", encoding="utf-8") as f:  # (SoftHSM 2.6.1 drops the first name after the minus sign)
+        f.write(kept.replace("slots.mechanisms = ALL", f"slots.mechanisms = -CKM_MD5,{missing}"))
+    pids = [lab.cluster.app_pid(node) for node in lab.nodes]
+    try:
+        doctor = lab.keyturn.run("doctor", check=None)
+        assert doctor.code == HSM, doctor
+        assert "mechanism" in doctor.out and all(name in doctor.out for name in missing.split(",")), doctor
+        result = lab.run(check=HSM)
+        told(result, "mechanism", *missing.split(","))
+    finally:
+        with open(lab.token.conf, "w", encoding="utf-8") as f:
+            f.write(kept)
+    assert pids == [lab.cluster.app_pid(node) for node in lab.nodes]
+
+
+# --- a canary and a rekey that lie ---------------------------------------------------------------------------------------
+
+def test_a_canary_that_does_not_open_the_data(lab):
+    variables(lab, verify_command=["/bin/sh", "-c", "echo the cipher says no; exit 7"])
+    result = lab.run(check=None)
+    told(result, "web01", "verify-canary", "exited with 7", "the cipher says no")
+    rolled_back(lab, result)
+    assert lab.journal.intents("rekey", role="undo")
+
+
+def test_a_rekey_that_did_nothing(lab):
+    variables(lab, rekey_command=["/bin/true"])
+    result = lab.run(check=None)
+    told(result, "web01", "the rekey reported success", "opens with: old")
+    rolled_back(lab, result)
+
+
+def script(lab, text):
+    """A program in every node's folder; the same text everywhere, as the nodes must be alike."""
+    for node in lab.nodes:
+        path = os.path.join(node.looker, "trouble.sh")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write("#!/bin/sh\n" + text + "\n")
+        os.chmod(path, 0o755)
+    return ["./trouble.sh"]
+
+
+def test_a_rekey_that_worked_and_says_it_failed(lab):
+    variables(lab, rekey_command=script(lab, './looker rekey "$@"; exit 1'))
+    result = lab.run(check=None)
+    turned(lab, result)
+
+
+def test_a_probe_that_says_nothing_of_use(lab):
+    """The data is restored, and as the probe cannot say that the old key opens it, a person must look."""
+    variables(lab, probe_command=["/bin/echo", "lorem ipsum"])
+    result = lab.run(check=None)
+    assert result.code == HELD, result
+    told(result, "HELD", "web01", "opens with: unknown", "lorem ipsum", "probe_command")
+    assert not any(lab.states().values())
+    variables(lab)
+    again = lab.keyturn.run("resume", check=None)
+    assert again.code in (HELD, OK, ROLLED_BACK), again
