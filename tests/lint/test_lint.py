@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lint scripts find what they are for, in a real tree and by their exit status; their own tables cover each rule."""
 import os
+import re
 import subprocess
 
 import pytest
@@ -45,3 +46,22 @@ def test_passes_a_clean_tree(tmp_path, script):
 def test_wrong_usage(script):
     assert run(script, "--nonsense").returncode not in (0,)
     assert run(script, "a", "b").returncode not in (0,)
+
+
+def test_the_map_of_files_is_whole():
+    """docs/DESIGN.md, "Map of files": a row for every source, and none for what is not there."""
+    listed = subprocess.run(["git", "ls-files", "*.c", "*.h", "*.py", "*.json", "scripts"], cwd=ROOT, check=True,
+                            capture_output=True, text=True).stdout.split()
+    sources = {path for path in listed if "/" in path and not re.match("tests/unit/|tests/fuzz/corpus/", path)}
+    with open(os.path.join(ROOT, "docs/DESIGN.md"), encoding="utf-8") as page:
+        text = page.read().partition("\n## Map of files\n")[2]
+    mapped, folder = set(), None
+    for line in text.splitlines():
+        folder = line.strip("*") if re.fullmatch(r"\*\*[\w/]+/\*\*", line) else folder
+        row = re.match(r"\| `([\w./-]+)` \| \S", line)
+        if row:
+            name = row.group(1)
+            pair = [name[:-5] + ".c", name[:-5] + ".h"] if name.endswith(".c/.h") else [name]
+            mapped |= {folder + one for one in pair}
+    assert sources - mapped == set(), "not in the map"
+    assert {path for path in mapped if not os.path.exists(os.path.join(ROOT, path))} == set(), "in the map, but gone"
