@@ -72,6 +72,17 @@ kt_code kt_command_make(const kt_engine *e, size_t step, kt_role role, const kt_
 	return KT_OK;
 }
 
+/* Texts are shown; what is longer or no text (a list) would not help anybody. */
+static kt_code unexpected(const cJSON *got, const cJSON *want, kt_err *why)
+{
+	enum { SHOWN = 64 };
+	if (!cJSON_IsString(got) || !cJSON_IsString(want) || strlen(got->valuestring) > SHOWN ||
+	    strlen(want->valuestring) > SHOWN)
+		return kt_fail(why, KT_E_REFUSED, NULL, "\"%s\" is not what it must be", want->string);
+	return kt_fail(why, KT_E_REFUSED, NULL, "\"%s\" is \"%s\", it must be \"%s\"", want->string, got->valuestring,
+		       want->valuestring);
+}
+
 static kt_code expect_fields(const cJSON *expect, const cJSON *result, kt_err *why)
 {
 	const cJSON *want;
@@ -81,7 +92,7 @@ static kt_code expect_fields(const cJSON *expect, const cJSON *result, kt_err *w
 		if (!got)
 			return kt_fail(why, KT_E_REFUSED, NULL, "the answer has no \"%s\"", want->string);
 		if (!cJSON_Compare(got, want, true))
-			return kt_fail(why, KT_E_REFUSED, NULL, "\"%s\" is not what it must be", want->string);
+			return unexpected(got, want, why);
 	}
 	return KT_OK;
 }
