@@ -375,16 +375,16 @@ static void variables_may_use_results(void **state)
 {
 	(void)state;
 	fixture f = FIXTURE;
-	f.vars = "{'probe_command':['sh','-c','x','probe','${rekey.exit|none}']}";
+	f.vars = "{'probe_command':['sh','-c','x','probe','${backup.sha256|none}']}";
 	cJSON *plan = fixture_plan(&f);
-	has(plan, "rekey", "probe", "web01", "'probe','${rekey.exit|none}']");
+	has(plan, "rekey", "probe", "web01", "'probe','${backup.sha256|none}']");
 	cJSON_Delete(plan);
 	f.vars = "{'rekey_command':['x','${rekey.exit|none}']}";
 	refused(&f, KT_E_INPUT, "${rekey.exit}: that step is not earlier");
 	f.vars = "{'probe_command':['x','${reky.exit|none}']}";
 	refused(&f, KT_E_INPUT, "${reky.exit} is not known: there is no such step");
-	f.vars = "{'probe_command':['x','${rekey.exti|none}']}";
-	refused(&f, KT_E_INPUT, "${rekey.exti}: that step gives no \"exti\"");
+	f.vars = "{'probe_command':['x','${backup.shasum|none}']}";
+	refused(&f, KT_E_INPUT, "${backup.shasum}: that step gives no \"shasum\"");
 	f.vars = "{'probe_command':['x','${forget.x|none}']}";
 	refused(&f, KT_E_INPUT, "${forget.x}");
 }
