@@ -147,10 +147,9 @@ def fill_up(path):
 
 # --- signals -------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("step, number, name", [("stop", signal.SIGINT, "Ctrl-C"), ("backup", signal.SIGTERM, "SIGTERM")])
-def test_a_signal_turns_the_run_back(lab, step, number, name):
-    result = Running(lab).wait(step).signal(number).finish()
-    told(result, name, "turning back", "interrupted")
+def test_a_signal_turns_the_run_back(lab):
+    result = Running(lab).wait("stop").signal(signal.SIGINT).finish()
+    told(result, "Ctrl-C", "turning back", "interrupted")
     rolled_back(lab, result)
 
 
@@ -225,20 +224,28 @@ def ssh_servers(lab, node):
     return process.children(lab.cluster._sshd_process(node)["pid"])
 
 
-@pytest.mark.parametrize("victims", [{"stop": agents, "rekey": ssh_servers}, {"backup": ssh_servers, "rekey": agents}])
-def test_killed_server_processes_are_replaced(lab, victims):
-    with slow_rekey(lab):
-        run = Running(lab)
-        for step, who in victims.items():
-            run.wait(step)
-            time.sleep(0.3 if step == "rekey" else 0)
-            pids = who(lab, lab.nodes[0])
-            assert pids
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+def kill(pids):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return pids
+
+
+def test_killed_server_processes_are_replaced(lab):
+    """The agent and the ssh session of the rekey node are killed during the stop, and one after the other during the rekey,
+    which goes on by itself."""
+    node = lab.nodes[0]
+    with slow_rekey(lab, 2500):
+        run = Running(lab).wait("stop")
+        assert kill(ssh_servers(lab, node))
+        run.wait("rekey")
+        time.sleep(0.3)
+        first = kill(agents(lab, node))
+        assert first
+        until(lambda: set(agents(lab, node)) - set(first), "another agent")
+        assert kill(ssh_servers(lab, node))
         result = run.finish(OK)
-        assert result.err.count("reached for again") == 2 and "web01" in result.err, result
+        assert result.err.count("reached for again") >= 3 and "web01" in result.err, result
         turned(lab, result)
 
 
