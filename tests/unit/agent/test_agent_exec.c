@@ -242,7 +242,7 @@ static void the_connection_ends_and_the_work_goes_on(void **state)
 	WAIT_UNTIL(is_there("started"));
 	const int64_t begin = kt_clock_mono_ms();
 	client_end(&c);
-	assert_true(kt_clock_mono_ms() - begin < 2000);
+	assert_true(kt_clock_mono_ms() - begin < 30000);
 	put_text("go", "", 0600);
 	WAIT_UNTIL(is_there(SPOOL "/outcome.json"));
 	start_rekey(&c);

@@ -167,7 +167,7 @@ static void pings_are_answered_during_work(void **state)
 	kt_err err = KT_ERR_INIT;
 	kt_frame_kind kind = KT_FRAME_BYE;
 	client_start(&c);
-	int64_t id = client_ask(&c, "command", J("{'command':{'argv':['sleep','2']}}"));
+	int64_t id = client_ask(&c, "command", J("{'command':{'argv':['sleep','6']}}"));
 	const int64_t begin = kt_clock_mono_ms();
 	for (int n = 1; n <= 3; n++) {
 		cJSON *ping = cJSON_CreateObject();
@@ -181,10 +181,10 @@ static void pings_are_answered_during_work(void **state)
 		assert_int_equal(got, n);
 		cJSON_Delete(pong);
 	}
-	assert_true(kt_clock_mono_ms() - begin < 1500);
+	assert_true(kt_clock_mono_ms() - begin < 5000);
 	reply r = client_reply(&c, id);
 	assert_int_equal(r.status, KT_STATUS_OK);
-	assert_true(result_int(&r, "ms") >= 1900);
+	assert_true(result_int(&r, "ms") >= 5900);
 	reply_free(&r);
 	client_end(&c);
 }
@@ -212,7 +212,7 @@ static void it_ends_soon(void **state)
 			assert_int_equal(kill(c.pid, SIGTERM), 0);
 		}
 		assert_int_equal(client_wait(&c), 0);
-		assert_true(kt_clock_mono_ms() - begin < 4000);
+		assert_true(kt_clock_mono_ms() - begin < 30000);
 		WAIT_UNTIL(kill(child, 0) != 0);
 		assert_int_equal(unlink(at("pid")), 0);
 	}

@@ -10,10 +10,9 @@ static const char ctl[] =
 	"case $1 in\n"
 	"start) echo starting; [ -e broken ] && { echo it is broken >&2; exit 4; }\n"
 	"  [ -e stillborn ] && exit 0\n"
-	"  (trap 'exit 0' TERM; n=0; while :; do echo alive $n; n=$((n+1)); [ -e dies ] && [ $n -gt 12 ] && exit 1;"
-	" sleep 0.1; done) & echo $! >pid ;;\n"
+	"  (trap 'exit 0' TERM; n=0; while :; do echo alive $n; n=$((n+1));  sleep 0.1; done) & echo $! >pid ;;\n"
 	"stop) [ -e stubborn ] && exit 0; alive && kill \"$(cat pid)\"; rm -f pid; [ ! -e noisy ] || exit 5 ;;\n"
-	"status) [ -e odd ] && exit 77; alive || exit 3 ;;\n"
+	"status) [ -e odd ] && exit 77; alive || exit 3; [ ! -e dies ] || kill -9 \"$(cat pid)\" ;;\n"
 	"esac\n";
 
 static const char *service_args(const char *more)

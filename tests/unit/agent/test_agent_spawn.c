@@ -96,41 +96,38 @@ static void another_user_needs_root(void **state)
 	kt_user_free(&nobody);
 }
 
-/* Its own session, /dev/null, default signals, no descriptor but three, no environment but the one given. */
+/* No descriptor but three, its own session, no environment but the one given. */
 static void what_the_child_sees(void **state)
 {
 	(void)state;
 	kt_buf out = KT_BUF_INIT;
 	int leak = open("/dev/null", O_RDONLY); /* without O_CLOEXEC, as a library might */
-	(void)signal(SIGPIPE, SIG_IGN);
+	kt_spawn_end end = run(
+		&(kt_spawn_what){.argv = SH("for i in 3 4 5 6 7 8 9; do [ ! -e /proc/$$/fd/$i ] || echo leak $i; done; "
+					    "readlink /proc/$$/fd/0; echo $A $HOME; "
+					    "read -r p c s pp g sid rest </proc/$$/stat; echo $((sid - p)) $((g - p))"),
+				 .env = ARGV("PATH=/usr/bin:/bin", "A=1")},
+		&out, NULL);
+	assert_int_equal(end.exit, 0);
+	assert_string_equal(kt_buf_cstr(&out), "/dev/null\n1\n0 0\n");
+	(void)close(leak);
+	kt_buf_free(&out);
+}
+
+static void signals_are_as_by_default(void **state)
+{
+	(void)state;
+	kt_buf out = KT_BUF_INIT;
 	sigset_t set;
+	(void)signal(SIGPIPE, SIG_IGN);
 	(void)sigemptyset(&set);
 	(void)sigaddset(&set, SIGTERM);
 	assert_int_equal(sigprocmask(SIG_BLOCK, &set, NULL), 0);
-	kt_spawn_end end = run(
-		&(kt_spawn_what){.argv = SH("for i in 3 4 5 6 7 8 9; do [ ! -e /proc/$$/fd/$i ] || echo leak $i; done; "
-					    "readlink /proc/$$/fd/0; "
-					    "grep -E 'Sig(Blk|Ign)' /proc/$$/status; env; "
-					    "cut -d' ' -f6 /proc/$$/stat; echo $$"),
-				 .env = ARGV("PATH=/usr/bin:/bin", "A=1")},
-		&out, NULL);
+	kt_spawn_end end =
+		run(&(kt_spawn_what){.argv = ARGV("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status")}, &out, NULL);
 	assert_int_equal(sigprocmask(SIG_UNBLOCK, &set, NULL), 0);
 	assert_int_equal(end.exit, 0);
-	const char *text = kt_buf_cstr(&out);
-	if (strncmp(text, "/dev/null\n", 10) != 0)
-		fail_msg("%s", text);
-	assert_non_null(strstr(text, "SigBlk:\t0000000000000000\n"));
-	assert_non_null(strstr(text, "SigIgn:\t0000000000000000\n"));
-	assert_non_null(strstr(text, "A=1\n"));
-	assert_null(strstr(text, "HOME="));
-	long sid = 0;
-	long pid = 0;
-	const char *last = strstr(text, "PATH=");
-	for (const char *p = last; p && *p; p = strchr(p, '\n') ? strchr(p, '\n') + 1 : NULL)
-		if (sscanf(p, "%ld\n%ld", &sid, &pid) == 2)
-			break;
-	assert_true(sid > 0 && sid == pid);
-	(void)close(leak);
+	assert_string_equal(kt_buf_cstr(&out), "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
 	kt_buf_free(&out);
 }
 
@@ -143,7 +140,7 @@ static void a_timeout_ends_the_group(void **state)
 	kt_spawn_end end = run(&(kt_spawn_what){.argv = SH(text), .timeout_ms = 500}, NULL, NULL);
 	assert_true(end.timed_out);
 	assert_int_equal(end.signal, SIGTERM);
-	assert_in_range(kt_clock_mono_ms() - begin, 500, 3000);
+	assert_in_range(kt_clock_mono_ms() - begin, 500, 30000);
 	kt_err err = KT_ERR_INIT;
 	kt_buf pid = KT_BUF_INIT;
 	assert_kt_ok(kt_file_read(at("pid"), &pid, &err));
@@ -239,10 +236,10 @@ static void background_processes_do_not_hold_us(void **state)
 	kt_spawn_end end;
 	int64_t begin = kt_clock_mono_ms();
 	kt_buf out = KT_BUF_INIT;
-	end = run(&(kt_spawn_what){.argv = SH("sleep 5 & echo done")}, &out, NULL);
+	end = run(&(kt_spawn_what){.argv = SH("sleep 40 & echo done")}, &out, NULL);
 	assert_int_equal(end.exit, 0);
 	assert_string_equal(kt_buf_cstr(&out), "done\n");
-	assert_in_range(kt_clock_mono_ms() - begin, 0, 3000);
+	assert_in_range(kt_clock_mono_ms() - begin, 0, 30000);
 	kt_buf_free(&out);
 	/* Or their output is handed over. */
 	int leftover[2];
@@ -281,6 +278,7 @@ int main(void)
 		TEST(what_cannot_be_started),
 		TEST(another_user_needs_root),
 		TEST(what_the_child_sees),
+		TEST(signals_are_as_by_default),
 		TEST(a_timeout_ends_the_group),
 		TEST(stubborn_stragglers_end_too),
 		TEST(stop_ends_it),
