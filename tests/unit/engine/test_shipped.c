@@ -61,6 +61,9 @@ static bool one(kt_engine *e)
 		return false;
 	must(c.problem.code, &c.problem);
 	cJSON *result = cJSON_Parse(RESULT);
+	/* Asked before the rekey the probe says old, as the data is. */
+	if (strcmp(c.verb, "probe") == 0 && c.role == KT_ROLE_DO)
+		assert_true(cJSON_ReplaceItemInObjectCaseSensitive(result, "verdict", cJSON_CreateString("old")));
 	kt_event ev = {.kind = KT_EVENT_INTENT, .step = c.step, .role = c.role, .node = c.node, .attempt = c.attempt};
 	must(kt_engine_apply(e, &ev, &err), &err);
 	ev.kind = KT_EVENT_OUTCOME;
