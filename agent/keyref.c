@@ -21,8 +21,8 @@ bool kt_keyref_is(const cJSON *value)
 
 static kt_code missing(const char *where, kt_err *err)
 {
-	return kt_fail(err, KT_E_KEY, "put the key back from its escrow (`keyturn key recover`)",
-		       KT_KEYMSG_MISSING " (%s)", where);
+	return kt_fail(err, KT_E_KEY, "put the key file back, from its escrow if need be", KT_KEYMSG_MISSING " (%s)",
+		       where);
 }
 
 kt_code kt_keyref_decode(const kt_secret *text, const char *where, kt_secret *key, kt_err *err)

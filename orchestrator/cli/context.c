@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/cli/context.h"
 
+#include <ctype.h>
 #include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,7 +98,11 @@ static kt_code keep_answer(kt_ctx *c, size_t i, const kt_answer *a, kt_err *err)
 	if (a->status != KT_STATUS_OK) {
 		if (err)
 			*err = a->error;
-		return kt_err_prefix(err, a->error.code, "%s", c->cluster.nodes[i].name);
+		/* What the connection says begins with the node's name already. */
+		const char *name = c->cluster.nodes[i].name;
+		size_t n = strlen(name);
+		bool named = strncmp(a->error.msg, name, n) == 0 && !isalnum((unsigned char)a->error.msg[n]);
+		return named ? a->error.code : kt_err_prefix(err, a->error.code, "%s", name);
 	}
 	if (!a->result)
 		return kt_fail(err, KT_E_INPUT, NULL, "%s gave no answer", c->cluster.nodes[i].name);
