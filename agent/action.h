@@ -24,7 +24,8 @@ typedef struct kt_agent_ctx {
 	const char *step;
 	kt_role role;
 	int64_t attempt;
-	bool settle; /* answer out of the spool; work that was never started is not started now */
+	bool settle; /* answer out of the spool; what was never started is not started now. Only `once` verbs see it set
+		      */
 	int64_t epoch;
 	const char *verb;
 	const char *spool; /* this request's folder in the spool (0700), absolute; or NULL */

@@ -118,6 +118,19 @@ static kt_status act_and_record(const verb *v, kt_agent_ctx *ctx, const cJSON *a
 	return status;
 }
 
+/* Asked to settle: the coordinator that sent it first is gone, and what held then (a quiet gate) may hold no more. What
+ * has no outcome gets this one, so that its key can never bring it about later. */
+static kt_status not_gone_on_with(const verb *v, const kt_agent_ctx *ctx, kt_spool_state state, kt_err *err)
+{
+	kt_err trouble = KT_ERR_INIT;
+	KT_IGNORE(kt_fail(err, KT_E_REFUSED, "the coordinator decides anew", "%s was %s", v->name,
+			  state == KT_SPOOL_NEW ? "never started: its request had not arrived"
+						: "begun and broken off; it is not gone on with under this key"));
+	if (kt_spool_finish(ctx->spool, KT_STATUS_FAILED, NULL, err, &trouble) != KT_OK)
+		*err = trouble;
+	return KT_STATUS_FAILED;
+}
+
 static kt_status recorded(const verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
 {
 	kt_spool_state state;
@@ -128,6 +141,8 @@ static kt_status recorded(const verb *v, kt_agent_ctx *ctx, const kt_request *r,
 		return KT_STATUS_FAILED;
 	if (state == KT_SPOOL_DONE)
 		return replay(ctx->spool, result, err);
+	if (ctx->settle && v->repeat == AGAIN)
+		return not_gone_on_with(v, ctx, state, err);
 	return act_and_record(v, ctx, r->args, result, err);
 }
 

@@ -33,7 +33,7 @@ typedef struct kt_request {
 	const char *node;
 	int64_t attempt; /* from 1 */
 	const char *verb;
-	bool settle;       /* answer out of the spool only; work that the spool does not know is not started (S1) */
+	bool settle;       /* answer out of the spool only; what has no outcome there is not done now (S1, S2) */
 	const cJSON *args; /* an object */
 } kt_request;
 

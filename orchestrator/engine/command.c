@@ -48,6 +48,8 @@ kt_code kt_command_make(const kt_engine *e, size_t step, kt_role role, const kt_
 	const kt_step *s = &e->steps[step];
 	const kt_block *b = &s->role[role];
 	bool once = s->once && role == KT_ROLE_DO;
+	/* S2: a restore is not done late either; it is asked again when the gate is quiet. */
+	bool restore = s->once && role == KT_ROLE_UNDO;
 	late l = {e, t->node};
 	*out = (kt_command){
 		.place = b->at,
@@ -59,7 +61,8 @@ kt_code kt_command_make(const kt_engine *e, size_t step, kt_role role, const kt_
 		.timeout_s = b->timeout_s,
 		.delay_ms = t->delay_ms,
 		.once = once,
-		.settle = once && t->tried && !PLANTED(SETTLE_DROPPED) && !PLANTED(ONCE_RETRIED),
+		.settle = (once || (restore && t->state == KT_TARGET_SENT)) && t->tried && !PLANTED(SETTLE_DROPPED) &&
+			  !PLANTED(ONCE_RETRIED),
 	};
 	kt_code rc = kt_template_resolve_late(t->args, lookup, &l, &out->args, &out->problem);
 	if (rc == KT_E_INTERNAL) {

@@ -87,6 +87,7 @@ typedef enum kt_mode {
 	MODE_PROBE,      /* probe of the once step, after its outcome */
 	MODE_UNDO,       /* undo of `cur` */
 	MODE_BACK_PROBE, /* probe before the rekey is undone */
+	MODE_BACK_GATE,  /* do of `cur`, a gate directly before the rekey: nobody is live when the backup is restored */
 	MODE_BACK_CHECK, /* probe after it was undone */
 	MODE_TURNED,
 	MODE_ROLLED_BACK,
@@ -105,7 +106,8 @@ typedef struct kt_blame {
  * Invariants: (6) only the active block (of `cur`, in the role of `mode`) has targets SENT; (7) a once step's `do` has
  * attempt <= 1 on every target (S1); (8) the once step was tried only when every step before it is complete, or the way
  * back has begun (S2, S3); (9) committed implies that every step up to the commit step is complete, and excludes every
- * mode of the way back; (10) held only in a mode with a role, with nothing SENT; (11) no step above `top` was tried.
+ * mode of the way back (a revert takes the commit back); (10) held only in a mode with a role, with nothing SENT; (11)
+ * no step above `top` was tried.
  */
 struct kt_engine {
 	const char **nodes; /* names, in the plan's order; [n_nodes] is "@" */
@@ -126,7 +128,8 @@ struct kt_engine {
 	bool ended; /* `end` was applied and no `take` since */
 	bool interrupted;
 	bool turn_back;  /* go back as soon as nothing is under way */
-	bool look_again; /* S2: repeat the steps that watch, as soon as nothing is under way */
+	bool look_again; /* S2: what was seen before another coordinator took the run counts no more: look again, as
+			    soon as nothing is under way */
 	bool rekey_done;
 	bool committed;
 	size_t warnings;

@@ -14,6 +14,7 @@ static void forward_settled(kt_engine *e, kt_block *b);
 static void probe_settled(kt_engine *e, kt_block *b);
 static void undo_settled(kt_engine *e, kt_block *b);
 static void back_probe_settled(kt_engine *e, kt_block *b);
+static void back_gate_settled(kt_engine *e, kt_block *b);
 static void back_check_settled(kt_engine *e, kt_block *b);
 
 /* The modes: how each is called, the role of its commands (-1: it has none), whether it belongs to the way back, and
@@ -29,6 +30,7 @@ static const struct mode_row {
 	[MODE_PROBE] = {KT_RUN_PROBING, KT_ROLE_PROBE, false, probe_settled},
 	[MODE_UNDO] = {KT_RUN_BACK, KT_ROLE_UNDO, true, undo_settled},
 	[MODE_BACK_PROBE] = {KT_RUN_BACK, KT_ROLE_PROBE, true, back_probe_settled},
+	[MODE_BACK_GATE] = {KT_RUN_BACK, KT_ROLE_DO, true, back_gate_settled},
 	[MODE_BACK_CHECK] = {KT_RUN_BACK, KT_ROLE_PROBE, true, back_check_settled},
 	[MODE_TURNED] = {KT_RUN_TURNED, -1, false, NULL},
 	[MODE_ROLLED_BACK] = {KT_RUN_ROLLED_BACK, -1, true, NULL},
@@ -50,11 +52,19 @@ static bool rekey_tried(const kt_engine *e)
 	return e->steps[e->once].role[KT_ROLE_DO].tried > 0;
 }
 
+/* The backup is put back, or nodes are asked whether it may be. */
+static bool restoring(const kt_engine *e)
+{
+	return e->mode == MODE_BACK_GATE || (e->mode == MODE_UNDO && e->cur == e->once);
+}
+
 /* May the active block send further commands, `parallel` apart? */
 static bool may_send(const kt_engine *e, const kt_block *b)
 {
 	if (e->held || e->epoch == 0)
 		return false;
+	if (restoring(e))
+		return !e->look_again;
 	if (e->mode != MODE_FORWARD || (e->cur == e->once && b->tried))
 		return true; /* an undo that fails does not keep the other nodes from theirs; a rekey is always settled
 			      */
@@ -120,6 +130,14 @@ static void end_back(kt_engine *e)
 			e->mode = MODE_ROLLED_BACK;
 }
 
+/* Which key opens the data? `old`: the rekey need not be undone. */
+static void back_probe(kt_engine *e)
+{
+	e->cur = e->once;
+	e->mode = MODE_BACK_PROBE;
+	kt_block_open(&e->steps[e->once].role[KT_ROLE_PROBE]);
+}
+
 /* Undo the steps below `n`, newest first. */
 static void back_below(kt_engine *e, size_t n)
 {
@@ -127,8 +145,7 @@ static void back_below(kt_engine *e, size_t n)
 		kt_step *s = &e->steps[n];
 		e->cur = n;
 		if (s->role[KT_ROLE_DO].tried && s->once) {
-			e->mode = MODE_BACK_PROBE;
-			kt_block_open(&s->role[KT_ROLE_PROBE]);
+			back_probe(e);
 			return;
 		}
 		if (s->role[KT_ROLE_DO].tried && choose_undo(s) > 0) {
@@ -154,9 +171,20 @@ static void undone(kt_engine *e)
 	back_below(e, e->cur);
 }
 
+/* Another coordinator has taken the run since the gate was asked: what the data is and who is live may have changed. */
+static void look_before_restore(kt_engine *e)
+{
+	e->look_again = false;
+	back_probe(e);
+}
+
 static void undo_settled(kt_engine *e, kt_block *b)
 {
 	kt_step *s = &e->steps[e->cur];
+	if (restoring(e) && e->look_again) {
+		look_before_restore(e);
+		return;
+	}
 	if (!kt_block_complete(b) && !PLANTED(UNDO_FAILURE_IGNORED)) {
 		hold(e, blame_block(e, b)); /* S4: nothing older is undone over it */
 		return;
@@ -209,6 +237,15 @@ static void probe_settled(kt_engine *e, kt_block *b)
 		turn_back(e, blame_verdict(e, b, "after it", NULL));
 }
 
+/* The gates that ask every node directly before the rekey: the first of them (load.c sees to it that there is one). */
+static size_t first_gate(const kt_engine *e)
+{
+	size_t i = e->once;
+	while (i > 0 && strcmp(e->steps[i - 1].role[KT_ROLE_DO].verb, "gate.check") == 0)
+		i--;
+	return i;
+}
+
 static void back_probe_settled(kt_engine *e, kt_block *b)
 {
 	if (!kt_block_complete(b)) {
@@ -220,10 +257,30 @@ static void back_probe_settled(kt_engine *e, kt_block *b)
 		undone(e);
 		return;
 	}
-	kt_step *s = &e->steps[e->cur];
+	e->look_again = false;
+	e->cur = first_gate(e);
+	e->mode = MODE_BACK_GATE;
+	kt_block_open(&e->steps[e->cur].role[KT_ROLE_DO]);
+}
+
+/* S2: whoever is live now would work on while the data changes under it. */
+static void back_gate_settled(kt_engine *e, kt_block *b)
+{
+	if (e->look_again) {
+		look_before_restore(e);
+		return;
+	}
+	if (!kt_block_complete(b)) {
+		hold(e, blame_block(e, b));
+		return;
+	}
+	if (++e->cur < e->once) {
+		kt_block_open(&e->steps[e->cur].role[KT_ROLE_DO]);
+		return;
+	}
 	e->mode = MODE_UNDO;
-	(void)choose_undo(s);
-	kt_block_open(&s->role[KT_ROLE_UNDO]);
+	(void)choose_undo(&e->steps[e->cur]);
+	kt_block_open(&e->steps[e->cur].role[KT_ROLE_UNDO]);
 }
 
 static void back_check_settled(kt_engine *e, kt_block *b)
@@ -387,9 +444,15 @@ static kt_code apply_begin(kt_engine *e, const kt_event *ev, kt_err *err)
 	return KT_OK;
 }
 
+/* A turned run can be reverted. */
+static bool final_for_good(const kt_engine *e)
+{
+	return kt_run_state_final(modes[e->mode].state) && e->mode != MODE_TURNED;
+}
+
 static kt_code apply_take(kt_engine *e, const kt_event *ev, kt_err *err)
 {
-	if (e->mode == MODE_NEW || (e->ended && kt_run_state_final(modes[e->mode].state)))
+	if (e->mode == MODE_NEW || (e->ended && final_for_good(e)))
 		return misfit(err, ev, "there is nothing to take");
 	if (ev->epoch <= e->epoch)
 		return misfit(err, ev, "its epoch is not higher than the last one");
@@ -398,6 +461,7 @@ static kt_code apply_take(kt_engine *e, const kt_event *ev, kt_err *err)
 	if (e->mode == MODE_FORWARD && !e->held && !rekey_tried(e) && !PLANTED(GATE_NOT_REPEATED))
 		for (size_t i = 0; i < e->once; i++)
 			e->look_again |= e->steps[i].watch && e->steps[i].role[KT_ROLE_DO].tried > 0;
+	e->look_again |= restoring(e) && !PLANTED(GATE_NOT_REPEATED);
 	return KT_OK;
 }
 
@@ -509,6 +573,22 @@ static kt_code apply_stop(kt_engine *e, const kt_event *ev, kt_err *err)
 	return KT_OK;
 }
 
+/* S5 allows it: neither the old key nor the backup was taken away. What was written since is given up by who asks. */
+static kt_code apply_revert(kt_engine *e, const kt_event *ev, kt_err *err)
+{
+	if (e->mode == MODE_NEW || e->ended)
+		return misfit(err, ev, "no coordinator has the run");
+	if (modes[e->mode].back)
+		return KT_OK;
+	e->committed = false;
+	e->turn_back = true;
+	if (e->back.error.code == KT_OK)
+		e->back = blame_text(e, KT_E_INTERRUPTED, NULL, "a rollback was asked for");
+	if (e->mode == MODE_TURNED)
+		turn_back(e, e->back);
+	return KT_OK;
+}
+
 /* S7: while it was held, a node may have gone down that had been started: starts are asked for again, which changes
  * nothing where the service runs. */
 static void start_again(kt_engine *e)
@@ -555,7 +635,8 @@ static kt_code apply_end(kt_engine *e, const kt_event *ev, kt_err *err)
 static kt_code (*const appliers[KT_EVENT_KINDS])(kt_engine *, const kt_event *, kt_err *) = {
 	[KT_EVENT_BEGIN] = apply_begin,     [KT_EVENT_TAKE] = apply_take,      [KT_EVENT_INTENT] = apply_intent,
 	[KT_EVENT_OUTCOME] = apply_outcome, [KT_EVENT_INTERRUPT] = apply_stop, [KT_EVENT_ROLLBACK] = apply_stop,
-	[KT_EVENT_RESUME] = apply_resume,   [KT_EVENT_NOTE] = apply_note,      [KT_EVENT_END] = apply_end,
+	[KT_EVENT_REVERT] = apply_revert,   [KT_EVENT_RESUME] = apply_resume,  [KT_EVENT_NOTE] = apply_note,
+	[KT_EVENT_END] = apply_end,
 };
 
 kt_code kt_engine_apply(kt_engine *e, const kt_event *ev, kt_err *err)
@@ -661,6 +742,7 @@ kt_engine_status kt_engine_state(const kt_engine *e)
 			 : e->epoch == 0 ? KT_RUN_NEW
 					 : m->state,
 		.at_rest = at_rest(e),
+		.ended = e->ended,
 		.draining = b && b->sent && b->queued + b->failed > 0 && !may_send(e, b),
 		.interrupted = e->interrupted,
 		.rekey_started = rekey_tried(e),

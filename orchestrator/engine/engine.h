@@ -30,6 +30,8 @@ typedef enum kt_event_kind {
 	KT_EVENT_OUTCOME,   /* how it ended: the same key, and status, result, error */
 	KT_EVENT_INTERRUPT, /* Ctrl-C: way back before the rekey's first intent; later only noted */
 	KT_EVENT_ROLLBACK,  /* a person wants the old key: like an interrupt, but heeded until the commit */
+	KT_EVENT_REVERT,    /* a person wants the old key, and gives up what was written since: heeded after the commit,
+			       too, and in a turned run that was taken again */
 	KT_EVENT_RESUME,    /* a person says: go on from `held`. Only then may it be applied */
 	KT_EVENT_NOTE,      /* journalled for people; changes nothing */
 	KT_EVENT_END,       /* the run is at rest: `state`; after `held` it may be taken and resumed later */
@@ -43,7 +45,7 @@ typedef enum kt_run_state {
 	KT_RUN_PROBING,     /* "probing": which key opens the data? */
 	KT_RUN_BACK,        /* "way-back" */
 	KT_RUN_HELD,        /* "held": a person must look; KT_EVENT_RESUME goes on */
-	KT_RUN_TURNED,      /* "turned": final */
+	KT_RUN_TURNED,      /* "turned": final; only a revert goes on from it */
 	KT_RUN_ROLLED_BACK, /* "rolled-back": final */
 	KT_RUN_REFUSED,     /* "refused": final; nothing had been changed */
 	KT_RUN_STATES
@@ -134,11 +136,12 @@ bool kt_engine_idle(const kt_engine *e);
 typedef struct kt_engine_status {
 	kt_run_state state;
 	bool at_rest;       /* held or final: write `end`, nothing more is wanted */
+	bool ended;         /* `end` was applied, and no `take` since */
 	bool draining;      /* it is only waiting for commands under way, then it turns back, is held or looks again */
 	bool interrupted;   /* an interrupt was applied */
 	bool rekey_started; /* the rekey has an intent: from here on the data may be under either key */
 	bool rekey_done;    /* the probe said `new`, and the way back has not undone it */
-	bool committed;     /* no way back any more */
+	bool committed;     /* no way back any more, but by a revert */
 	int64_t epoch;      /* of the latest take; 0 before */
 	const char *step;   /* the step that is being worked on; NULL when none */
 	kt_role role;

@@ -7,7 +7,8 @@
 static const char *const kinds[KT_EVENT_KINDS] = {
 	[KT_EVENT_BEGIN] = "begin",     [KT_EVENT_TAKE] = "take",           [KT_EVENT_INTENT] = "intent",
 	[KT_EVENT_OUTCOME] = "outcome", [KT_EVENT_INTERRUPT] = "interrupt", [KT_EVENT_ROLLBACK] = "rollback",
-	[KT_EVENT_RESUME] = "resume",   [KT_EVENT_NOTE] = "note",           [KT_EVENT_END] = "end",
+	[KT_EVENT_REVERT] = "revert",   [KT_EVENT_RESUME] = "resume",       [KT_EVENT_NOTE] = "note",
+	[KT_EVENT_END] = "end",
 };
 
 static const char *const states[KT_RUN_STATES] = {

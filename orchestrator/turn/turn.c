@@ -445,7 +445,11 @@ static void act_here(flight *f)
 {
 	turn *t = f->turn;
 	kt_err err = KT_ERR_INIT;
-	if (kt_hsm_knows(f->c.verb)) {
+	if (kt_hsm_knows(f->c.verb) && !t->o.hsm) {
+		KT_IGNORE(kt_fail(&err, KT_E_HSM, "`keyturn doctor` tells what is wrong with it",
+				  "%s needs the token, which could not be opened", f->c.verb));
+		arrive_failed(f, &err);
+	} else if (kt_hsm_knows(f->c.verb)) {
 		push(&t->hsm_waiting, f);
 		hsm_start(t);
 	} else if (strcmp(f->c.verb, "drift.check") == 0) {
@@ -640,7 +644,16 @@ static kt_code go_on(turn *t)
 		KT_TRY(record(t, &(kt_event){.kind = KT_EVENT_RESUME}, "resumed"));
 	if (t->o.rollback)
 		KT_TRY(record(t, &(kt_event){.kind = KT_EVENT_ROLLBACK}, "asked for by a person"));
+	if (t->o.revert)
+		KT_TRY(record(t, &(kt_event){.kind = KT_EVENT_REVERT}, "asked for by a person"));
 	return kt_engine_in_doubt(t->engine, send_again, t, &t->err);
+}
+
+/* Nothing is to be done any more. */
+static bool is_over(const turn *t)
+{
+	kt_engine_status s = kt_engine_state(t->engine);
+	return kt_run_state_final(s.state) && s.ended && !(t->o.revert && s.state == KT_RUN_TURNED);
 }
 
 kt_code kt_turn_resume(const kt_turn_options *o, kt_turn_end *end, kt_err *err)
@@ -650,7 +663,7 @@ kt_code kt_turn_resume(const kt_turn_options *o, kt_turn_end *end, kt_err *err)
 	KT_TRY(kt_replay_run(o->journal, o->run, &replay, err));
 	t.engine = replay.engine;
 	kt_code rc = KT_OK;
-	if (kt_run_state_final(kt_engine_state(t.engine).state)) {
+	if (is_over(&t)) {
 		tell_end(&t, end);
 	} else {
 		rc = go_on(&t);

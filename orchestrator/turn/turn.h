@@ -27,12 +27,13 @@ typedef struct kt_watcher {
 typedef struct kt_turn_options {
 	const kt_cluster *cluster;
 	kt_journal *journal; /* open for writing */
-	kt_hsm *hsm;         /* open; NULL only for a plan without HSM verbs */
+	kt_hsm *hsm;         /* open; NULL: its verbs fail, as on the way back of a run whose token is gone */
 	uv_loop_t *loop;
 	kt_nodes *nodes;
 	const char *run;
 	const kt_watcher *watcher;
 	bool rollback; /* kt_turn_resume: ask for the old key where that is still possible */
+	bool revert;   /* kt_turn_resume: the same, after the commit and from `turned` too (KT_EVENT_REVERT) */
 } kt_turn_options;
 
 /* How a run came to rest. */
@@ -50,7 +51,8 @@ typedef struct kt_turn_end {
  * KT_E_INTERRUPTED after a second signal (likewise).
  */
 KT_MUST_CHECK kt_code kt_turn_begin(const kt_turn_options *o, const cJSON *plan, kt_turn_end *end, kt_err *err);
-/* Go on with a run that is in the journal. A run that is final already is only told in *end. */
+/* Go on with a run that is in the journal. A run that is final already is only told in *end, unless it is turned and is
+ * to be reverted. */
 KT_MUST_CHECK kt_code kt_turn_resume(const kt_turn_options *o, kt_turn_end *end, kt_err *err);
 
 /* The class (and exit code) of a resting state: turned KT_OK, rolled-back KT_E_ROLLED_BACK, refused KT_E_REFUSED or the

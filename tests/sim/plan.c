@@ -37,9 +37,10 @@ static const struct row {
 	{"canary", "start", 'f', "node", "service.start", "{}", NULL, NULL, "", "service.stop", "{}", NULL, 0},
 	{"opens", "start", 'f', "node", "command", "{}", NULL, "{\"times\":2,\"every_s\":5}", "\"commit\":true,", NULL,
 	 NULL, NULL, 0},
-	{"others", "start", 'r', "node", "service.start", "{}", NULL, NULL, "", NULL, NULL, NULL, 2},
+	{"others", "start", 'r', "node", "service.start", "{}", NULL, NULL, "", "service.stop", "{}", NULL, 2},
 	{"verify", "start", 'r', "node", "command", "{}", NULL, NULL, "", NULL, NULL, NULL, 0},
-	{"forget", "retire", 'a', "node", "key.forget", "{}", NULL, NULL, "", NULL, NULL, NULL, 0},
+	{"forget", "retire", 'a', "node", "key.forget", "{}", NULL, NULL, "", "key.receive",
+	 "{\"blob\":\"${wrap.blob}\"}", NULL, 0},
 };
 
 static void must(kt_code rc, const kt_err *err)

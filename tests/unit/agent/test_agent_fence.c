@@ -155,6 +155,35 @@ static void started_and_unknown_is_done_again(void **state)
 	client_end(&c);
 }
 
+static void what_is_settled_is_not_done_late(void **state)
+{
+	(void)state;
+	client c;
+	client_start(&c);
+	put_text("victim", "", 0600);
+	const char *args = J("{'path':'%s'}", at("victim"));
+	c.settle = true;
+	ask_bad(&c, "file.remove", args, KT_STATUS_FAILED, KT_E_REFUSED, "never started");
+	c.settle = false; /* nor by a request that comes late */
+	ask_bad(&c, "file.remove", args, KT_STATUS_FAILED, KT_E_REFUSED, "never started");
+	assert_true(is_there("victim"));
+	/* What was begun and broken off is not gone on with either. */
+	c.attempt = 2;
+	ask_done(&c, "file.remove", args);
+	assert_int_equal(unlink(at("state/spool/R1/s.do.2/outcome.json")), 0);
+	put_text("victim", "", 0600);
+	c.settle = true;
+	ask_bad(&c, "file.remove", args, KT_STATUS_FAILED, KT_E_REFUSED, "broken off");
+	assert_true(is_there("victim"));
+	/* What has an outcome is told. */
+	c.attempt = 3;
+	c.settle = false;
+	ask_done(&c, "file.remove", args);
+	c.settle = true;
+	ask_done(&c, "file.remove", args);
+	client_end(&c);
+}
+
 static void one_key_is_one_request(void **state)
 {
 	(void)state;
@@ -273,6 +302,7 @@ int main(void)
 		TEST(an_epoch_that_cannot_be_recorded),
 		TEST(the_first_outcome_stays),
 		TEST(started_and_unknown_is_done_again),
+		TEST(what_is_settled_is_not_done_late),
 		TEST(one_key_is_one_request),
 		TEST(a_higher_epoch_replaces_work_under_way),
 		TEST(a_second_agent_waits_for_the_first),

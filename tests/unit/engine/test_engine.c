@@ -193,7 +193,12 @@ static void test_all_fine(void **state)
 	assert_true(kt_engine_state(r.e).at_rest);
 	assert_int_equal(attempts(&r, "rekey", KT_ROLE_DO, 0), 1);
 	apply(&r, (kt_event){.kind = KT_EVENT_END, .state = KT_RUN_TURNED});
-	refuse(&r, (kt_event){.kind = KT_EVENT_TAKE, .epoch = 2});
+	assert_true(kt_engine_state(r.e).ended);
+	refuse(&r, (kt_event){.kind = KT_EVENT_REVERT}); /* nobody has taken it */
+	apply(&r, (kt_event){.kind = KT_EVENT_TAKE, .epoch = 2});
+	assert_state(&r, KT_RUN_TURNED); /* and nothing comes of that alone */
+	assert_int_equal(drive(&r, NULL, KT_ROLE_DO), 0);
+	apply(&r, (kt_event){.kind = KT_EVENT_END, .state = KT_RUN_TURNED});
 	end(&r);
 }
 
@@ -382,6 +387,18 @@ static void rekey(rig *r, kt_status status, const char *verdict)
 	answer_ok(r, &c);
 }
 
+/* The probe does not say old, so the gate is asked on all nodes (there are two), and then the backup is restored. */
+static void restore(rig *r)
+{
+	static const char *const on[] = {"n0", "n0", "n1", "n0"};
+	static const char *const step[] = {"rekey", "gate", "gate", "rekey"};
+	static const kt_role role[] = {KT_ROLE_PROBE, KT_ROLE_DO, KT_ROLE_DO, KT_ROLE_UNDO};
+	for (size_t i = 0; i < 4; i++) {
+		kt_command c = send(r, step[i], role[i], on[i]);
+		answer_ok(r, &c);
+	}
+}
+
 static void test_probe_says_new(void **state)
 {
 	(void)state;
@@ -419,10 +436,7 @@ static void test_probe_says_anything_else(void **state)
 	for (size_t i = 0; i < 6; i++) {
 		rig r;
 		rekey(&r, KT_STATUS_OK, verdicts[i]);
-		kt_command c = send(&r, "rekey", KT_ROLE_PROBE, "n0");
-		answer_ok(&r, &c);
-		c = send(&r, "rekey", KT_ROLE_UNDO, "n0");
-		answer_ok(&r, &c);
+		restore(&r);
 		r.verdict = "old"; /* the restore worked */
 		(void)drive(&r, NULL, KT_ROLE_DO);
 		assert_state(&r, KT_RUN_ROLLED_BACK);
@@ -441,14 +455,57 @@ static void test_restore_is_checked(void **state)
 	assert_non_null(strstr(kt_engine_state(r.e).reason->msg, "mixed"));
 	assert_int_equal(attempts(&r, "stop", KT_ROLE_UNDO, 0), 0); /* S4: nobody was started */
 	apply(&r, (kt_event){.kind = KT_EVENT_RESUME});
-	kt_command c = send(&r, "rekey", KT_ROLE_PROBE, "n0");
-	answer_ok(&r, &c);
-	c = send(&r, "rekey", KT_ROLE_UNDO, "n0");
-	assert_int_equal(c.attempt, 2);
-	answer_ok(&r, &c);
+	restore(&r);
+	assert_int_equal(attempts(&r, "rekey", KT_ROLE_UNDO, 0), 2);
 	r.verdict = "old";
 	(void)drive(&r, NULL, KT_ROLE_DO);
 	assert_state(&r, KT_RUN_ROLLED_BACK);
+	end(&r);
+}
+
+static void test_no_restore_while_somebody_is_live(void **state)
+{
+	(void)state;
+	rig r;
+	rekey(&r, KT_STATUS_FAILED, "mixed");
+	(void)drive(&r, "gate", KT_ROLE_DO);
+	for (int64_t round = 0; round < 4; round++) {
+		kt_command a = send(&r, "gate", KT_ROLE_DO, "n0");
+		kt_command b = send(&r, "gate", KT_ROLE_DO, "n1");
+		answer_ok(&r, &a);
+		answer_with(&r, &b, KT_STATUS_RETRY, KT_E_REFUSED, "{}");
+	}
+	assert_state(&r, KT_RUN_HELD);
+	assert_string_equal(kt_engine_state(r.e).failed_node, "n1");
+	apply(&r, (kt_event){.kind = KT_EVENT_END, .state = KT_RUN_HELD});
+	apply(&r, (kt_event){.kind = KT_EVENT_TAKE, .epoch = 2});
+	apply(&r, (kt_event){.kind = KT_EVENT_RESUME});
+	restore(&r);
+	r.verdict = "old";
+	(void)drive(&r, NULL, KT_ROLE_DO);
+	assert_state(&r, KT_RUN_ROLLED_BACK);
+	end(&r);
+}
+
+static void test_an_unreachable_node_is_live_before_a_restore(void **state)
+{
+	(void)state;
+	rig r;
+	rekey(&r, KT_STATUS_FAILED, "mixed");
+	(void)drive(&r, "gate", KT_ROLE_DO);
+	kt_command a = send(&r, "gate", KT_ROLE_DO, "n0");
+	kt_command b = send(&r, "gate", KT_ROLE_DO, "n1");
+	answer_bad(&r, &b, KT_E_UNREACHABLE);
+	answer_ok(&r, &a);
+	assert_state(&r, KT_RUN_HELD);
+	assert_string_equal(kt_engine_state(r.e).failed_node, "n1");
+	apply(&r, (kt_event){.kind = KT_EVENT_RESUME});
+	a = send(&r, "gate", KT_ROLE_DO, "n0"); /* together: n0 is asked again, too */
+	b = send(&r, "gate", KT_ROLE_DO, "n1");
+	answer_ok(&r, &a);
+	answer_ok(&r, &b);
+	a = send(&r, "rekey", KT_ROLE_UNDO, "n0");
+	answer_ok(&r, &a);
 	end(&r);
 }
 
@@ -508,10 +565,7 @@ static void test_interrupt_and_rollback_after_the_rekey(void **state)
 	assert_true(kt_engine_state(r.e).interrupted);
 	apply(&r, (kt_event){.kind = KT_EVENT_ROLLBACK});
 	assert_state(&r, KT_RUN_BACK);
-	kt_command c = send(&r, "rekey", KT_ROLE_PROBE, "n0");
-	answer_ok(&r, &c); /* new: it must be restored */
-	c = send(&r, "rekey", KT_ROLE_UNDO, "n0");
-	answer_ok(&r, &c);
+	restore(&r); /* for the probe says new */
 	r.verdict = "old";
 	(void)drive(&r, NULL, KT_ROLE_DO);
 	assert_state(&r, KT_RUN_ROLLED_BACK);
@@ -551,10 +605,7 @@ static void test_failure_before_the_commit(void **state)
 	answer_ok(&r, &c);
 	c = send(&r, "env", KT_ROLE_UNDO, "n1");
 	answer_ok(&r, &c);
-	c = send(&r, "rekey", KT_ROLE_PROBE, "n0");
-	answer_ok(&r, &c);
-	c = send(&r, "rekey", KT_ROLE_UNDO, "n0");
-	answer_ok(&r, &c);
+	restore(&r);
 	r.verdict = "old";
 	(void)drive(&r, NULL, KT_ROLE_DO);
 	assert_state(&r, KT_RUN_ROLLED_BACK);
@@ -738,6 +789,128 @@ static void test_take_repeats_gate_and_backup(void **state)
 	end(&r);
 }
 
+static void test_take_looks_again_before_a_restore(void **state)
+{
+	(void)state;
+	rig r;
+	rekey(&r, KT_STATUS_FAILED, "mixed");
+	(void)drive(&r, "rekey", KT_ROLE_UNDO); /* the gate was quiet */
+	apply(&r, (kt_event){.kind = KT_EVENT_TAKE, .epoch = 2});
+	restore(&r);
+	end(&r);
+}
+
+static void test_restore_in_doubt_is_never_done_late(void **state)
+{
+	(void)state;
+	rig r;
+	rekey(&r, KT_STATUS_FAILED, "mixed");
+	(void)drive(&r, "rekey", KT_ROLE_UNDO);
+	kt_command c = send(&r, "rekey", KT_ROLE_UNDO, "n0");
+	assert_false(c.settle);
+	apply(&r, (kt_event){.kind = KT_EVENT_TAKE, .epoch = 2});
+	doubt d = in_doubt(&r);
+	assert_int_equal(d.n, 1);
+	assert_true(d.settle);
+	answer_bad(&r, &c, KT_E_REFUSED); /* "never started" */
+	restore(&r);
+	assert_int_equal(attempts(&r, "rekey", KT_ROLE_UNDO, 0), 2);
+	r.verdict = "old";
+	(void)drive(&r, NULL, KT_ROLE_DO);
+	assert_state(&r, KT_RUN_ROLLED_BACK);
+	end(&r);
+}
+
+/* --- A revert ----------------------------------------------------------------------------------------------------- */
+
+/* From the last undo of the start on: everything, newest first. */
+static void assert_reverts(rig *r)
+{
+	static const struct {
+		const char *step, *node;
+	} undo[] = {{"others", "n1"}, {"canary", "n0"}, {"env", "n0"}, {"env", "n1"}};
+	for (size_t i = 0; i < sizeof undo / sizeof undo[0]; i++) {
+		kt_command c = send(r, undo[i].step, KT_ROLE_UNDO, undo[i].node);
+		answer_ok(r, &c);
+	}
+	restore(r);
+	r->verdict = "old";
+	(void)drive(r, NULL, KT_ROLE_DO);
+	assert_state(r, KT_RUN_ROLLED_BACK);
+	assert_false(kt_engine_state(r->e).committed);
+	assert_int_equal(attempts(r, "stop", KT_ROLE_UNDO, 1), 1); /* every service is up again */
+	apply(r, (kt_event){.kind = KT_EVENT_END, .state = KT_RUN_ROLLED_BACK});
+	refuse(r, (kt_event){.kind = KT_EVENT_TAKE, .epoch = 9});
+}
+
+static void test_revert_of_a_turned_run(void **state)
+{
+	(void)state;
+	rig r;
+	begin(&r, 2);
+	(void)drive(&r, NULL, KT_ROLE_DO);
+	apply(&r, (kt_event){.kind = KT_EVENT_END, .state = KT_RUN_TURNED});
+	apply(&r, (kt_event){.kind = KT_EVENT_TAKE, .epoch = 2});
+	apply(&r, (kt_event){.kind = KT_EVENT_REVERT});
+	assert_state(&r, KT_RUN_BACK);
+	assert_int_equal(kt_engine_state(r.e).reason->code, KT_E_INTERRUPTED);
+	kt_command c;
+	assert_true(next(&r, &c));
+	assert_string_equal(c.verb, "key.receive"); /* what `retire` took away is brought back first */
+	kt_command_free(&c);
+	for (int i = 0; i < 2; i++) {
+		c = send(&r, "forget", KT_ROLE_UNDO, i ? "n1" : "n0");
+		answer_ok(&r, &c);
+	}
+	apply(&r, (kt_event){.kind = KT_EVENT_REVERT}); /* once more changes nothing */
+	assert_reverts(&r);
+	end(&r);
+}
+
+static void test_revert_of_a_run_that_is_held(void **state)
+{
+	(void)state;
+	rig r;
+	begin(&r, 2);
+	(void)drive(&r, "verify", KT_ROLE_DO);
+	kt_command c = send(&r, "verify", KT_ROLE_DO, "n1");
+	answer_bad(&r, &c, KT_E_REFUSED);
+	assert_state(&r, KT_RUN_HELD);
+	apply(&r, (kt_event){.kind = KT_EVENT_RESUME});
+	apply(&r, (kt_event){.kind = KT_EVENT_REVERT});
+	assert_state(&r, KT_RUN_BACK);
+	assert_reverts(&r);
+	end(&r);
+}
+
+static void test_revert_waits_for_what_is_under_way(void **state)
+{
+	(void)state;
+	rig r;
+	kt_command none;
+	begin(&r, 2);
+	(void)drive(&r, "others", KT_ROLE_DO);
+	kt_command c = send(&r, "others", KT_ROLE_DO, "n1");
+	apply(&r, (kt_event){.kind = KT_EVENT_REVERT});
+	assert_false(next(&r, &none));
+	answer_ok(&r, &c);
+	assert_reverts(&r);
+	end(&r);
+}
+
+static void test_revert_before_the_commit_is_a_rollback(void **state)
+{
+	(void)state;
+	rig r;
+	begin(&r, 2);
+	(void)drive(&r, "quiet", KT_ROLE_DO);
+	apply(&r, (kt_event){.kind = KT_EVENT_REVERT});
+	(void)drive(&r, NULL, KT_ROLE_DO);
+	assert_state(&r, KT_RUN_ROLLED_BACK);
+	assert_int_equal(attempts(&r, "rekey", KT_ROLE_DO, 0), 0);
+	end(&r);
+}
+
 /* --- What does not fit -------------------------------------------------------------------------------------------- */
 
 static void test_events_that_do_not_fit(void **state)
@@ -748,6 +921,7 @@ static void test_events_that_do_not_fit(void **state)
 	refuse(&r, (kt_event){.kind = KT_EVENT_TAKE, .epoch = 1});
 	refuse(&r, (kt_event){.kind = KT_EVENT_NOTE});
 	refuse(&r, (kt_event){.kind = KT_EVENT_INTERRUPT});
+	refuse(&r, (kt_event){.kind = KT_EVENT_REVERT});
 	apply(&r, (kt_event){.kind = KT_EVENT_BEGIN});
 	kt_command c = {.step = "preflight", .role = KT_ROLE_DO, .node = "n0", .attempt = 1, .verb = "preflight"};
 	refuse(&r, event_for(&c, KT_EVENT_INTENT)); /* not taken */
@@ -929,6 +1103,8 @@ int main(void)
 		cmocka_unit_test(test_probe_says_old),
 		cmocka_unit_test(test_probe_says_anything_else),
 		cmocka_unit_test(test_restore_is_checked),
+		cmocka_unit_test(test_no_restore_while_somebody_is_live),
+		cmocka_unit_test(test_an_unreachable_node_is_live_before_a_restore),
 		cmocka_unit_test(test_unreachable_rekey_is_settled_first),
 		cmocka_unit_test(test_probe_that_fails),
 		cmocka_unit_test(test_interrupt_and_rollback_after_the_rekey),
@@ -941,6 +1117,12 @@ int main(void)
 		cmocka_unit_test(test_in_doubt),
 		cmocka_unit_test(test_rekey_in_doubt_is_never_started_late),
 		cmocka_unit_test(test_take_repeats_gate_and_backup),
+		cmocka_unit_test(test_take_looks_again_before_a_restore),
+		cmocka_unit_test(test_restore_in_doubt_is_never_done_late),
+		cmocka_unit_test(test_revert_of_a_turned_run),
+		cmocka_unit_test(test_revert_of_a_run_that_is_held),
+		cmocka_unit_test(test_revert_waits_for_what_is_under_way),
+		cmocka_unit_test(test_revert_before_the_commit_is_a_rollback),
 		cmocka_unit_test(test_events_that_do_not_fit),
 		cmocka_unit_test(test_plans_that_are_refused),
 		cmocka_unit_test(test_mutated_plans),
