@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a verb's handler gets and gives. One handler a verb, listed in the table of agent/dispatch.c, which has already
+ * What a verb's handler gets and gives. One handler a verb, listed in the table of agent/verbs.c; agent/dispatch.c has already
  * seen to node, run, epoch, lock and spool before it calls one. Handlers run in the agent's one worker thread.
  */
 #ifndef KT_AGENT_ACTION_H

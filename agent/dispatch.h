@@ -1,13 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From a request to its outcome: the table of verbs, and what must hold before each may run. */
+/* From a request to its outcome: what must hold before a verb may run, whatever it does. */
 #ifndef KT_AGENT_DISPATCH_H
 #define KT_AGENT_DISPATCH_H
 
 #include "agent/action.h"
 
+enum { KT_VERB_READS, KT_VERB_CHANGES };
+enum { KT_VERB_AGAIN, KT_VERB_ONCE };
+
+/* What must hold before a verb may run; docs/FORMATS.md, section 2. */
+typedef struct kt_verb {
+	const char *name;
+	unsigned kind;      /* CHANGES: needs a run and an admitted epoch, takes the lock, is recorded first */
+	unsigned repeat;    /* ONCE: its handler records the outcome and decides about repetitions */
+	bool outside;       /* a changing verb that may also be asked for outside of a run, then not recorded */
+	bool quiet;         /* a reading verb that must not run beside detached work: it would see it half done */
+	const char *hidden; /* the argument that is kept in the spool only as a digest */
+	kt_action_fn *act;
+} kt_verb;
+
+/* The agent's verbs (verbs.c); the last one has no name. */
+extern const kt_verb kt_agent_verbs[];
+
 /* How a conversation serves its requests; borrowed. */
 typedef struct kt_agent {
-	const char *state; /* absolute */
+	const kt_verb *verbs; /* the last one has no name */
+	const char *state;    /* absolute */
 	const char *node;
 	void (*report)(void *arg, int64_t done, int64_t total, const char *text);
 	bool (*stopping)(void *arg);

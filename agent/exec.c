@@ -9,8 +9,8 @@
 
 #include "agent/detach.h"
 #include "agent/epoch.h"
+#include "agent/once.h"
 #include "agent/output.h"
-#include "agent/spool.h"
 #include "base/clock.h"
 
 enum { PATH_TEXT = 4096, POLL_MS = 50, SAY_MS = 1000, LINE = 400, CHUNK = 8192 };
@@ -46,8 +46,9 @@ static void read_report(int fd, char *out, size_t size)
 }
 
 /* Start a runner and wait until it has claimed the work or is gone. */
-static kt_code start_runner(const char *spool, char report[KT_ERR_MSG], kt_err *err)
+static kt_code start_runner(void *arg, const char *spool, char report[KT_ERR_MSG], kt_err *err)
 {
+	(void)arg;
 	int p[2];
 	if (pipe2(p, O_CLOEXEC) != 0)
 		return kt_fail_errno(err, errno, NULL, "no pipe for detached work");
@@ -58,44 +59,6 @@ static kt_code start_runner(const char *spool, char report[KT_ERR_MSG], kt_err *
 		read_report(p[0], report, KT_ERR_MSG);
 	(void)close(p[0]);
 	return rc;
-}
-
-/* No runner has claimed it: see to it that none can any more, so that "failed" is certain. */
-static kt_code give_up(const char *spool, const kt_err *why, kt_err *err)
-{
-	bool mine;
-	KT_TRY(kt_spool_claim(spool, &mine, err));
-	return mine ? kt_spool_finish(spool, KT_STATUS_FAILED, NULL, why, err) : KT_OK;
-}
-
-static kt_code try_start(kt_agent_ctx *ctx, kt_err *why)
-{
-	char report[KT_ERR_MSG] = "";
-	kt_spool_work work;
-	KT_TRY(kt_detached_set(ctx, ctx->spool, why));
-	KT_TRY(start_runner(ctx->spool, report, why));
-	KT_TRY(kt_spool_work_of(ctx->spool, &work, why));
-	if (work.claimed)
-		return KT_OK;
-	return kt_fail(why, KT_E_IO, "see whether the agent's files are complete, and the kernel's log",
-		       "the detached runner could not be started%s%s", report[0] ? ": " : "", report);
-}
-
-/* KT_OK: a runner has claimed it, or it is recorded that there will be none. */
-static kt_code start(kt_agent_ctx *ctx, kt_err *err)
-{
-	kt_err why = KT_ERR_INIT;
-	return try_start(ctx, &why) == KT_OK ? KT_OK : give_up(ctx->spool, &why, err);
-}
-
-/* S1, S2: asked about again after its coordinator or its connection was lost. What was not begun then is not begun now,
- * long after the gate was quiet. */
-static kt_code never_started(kt_agent_ctx *ctx, kt_err *err)
-{
-	kt_err why = KT_ERR_INIT;
-	KT_IGNORE(kt_fail(&why, KT_E_REFUSED, "the probe tells which key opens the data",
-			  "the command was never started: its request had not arrived before the connection was lost"));
-	return give_up(ctx->spool, &why, err);
 }
 
 /* --- Waiting --------------------------------------------------------------------------------------------------------
@@ -137,29 +100,6 @@ static void say(kt_agent_ctx *ctx, follow *f)
 	kt_buf_free(&fresh);
 }
 
-/* The runner is gone and has recorded nothing. */
-static kt_status lost(const char *spool, const kt_spool_work *work, kt_err *err)
-{
-	char boot_id[KT_BOOT_ID];
-	kt_err ignored = KT_ERR_INIT;
-	bool booted = kt_boot_id(boot_id, &ignored) == KT_OK && strcmp(boot_id, work->runner.boot_id) != 0;
-	if (!work->started) {
-		KT_IGNORE(kt_fail(err, KT_E_INTERNAL, NULL,
-				  "the detached runner ended before the command was executed%s (%s)",
-				  booted ? ": the node was rebooted" : "", spool));
-		KT_IGNORE(kt_spool_finish(spool, KT_STATUS_FAILED, NULL, err, &ignored));
-		return KT_STATUS_FAILED;
-	}
-	KT_IGNORE(kt_fail(err, KT_E_UNKNOWN, "the probe tells which key opens the data",
-			  "the command was started and its outcome is not known: %s (%s)",
-			  booted ? "the node was rebooted meanwhile" : "its runner is gone and recorded nothing",
-			  spool));
-	/* Nobody is left who could record another outcome. When this can't be recorded either, the same is found again.
-	 */
-	KT_IGNORE(kt_spool_finish(spool, KT_STATUS_UNKNOWN, NULL, err, &ignored));
-	return KT_STATUS_UNKNOWN;
-}
-
 static kt_status broken_off(kt_agent_ctx *ctx, kt_err *err)
 {
 	KT_IGNORE(kt_fail(err, KT_E_UNKNOWN, "ask again with the same idempotency key",
@@ -167,33 +107,14 @@ static kt_status broken_off(kt_agent_ctx *ctx, kt_err *err)
 	return KT_STATUS_UNKNOWN;
 }
 
-/* Copy the recorded outcome into the answer. */
-static kt_status answer(kt_spool_outcome *o, cJSON *result, kt_err *err)
-{
-	const cJSON *item;
-	kt_status status = o->status;
-	*err = o->error;
-	cJSON_ArrayForEach(item, o->result) if (kt_json_add(result, item->string, cJSON_Duplicate(item, 1), err) !=
-						KT_OK) status = KT_STATUS_UNKNOWN;
-	kt_spool_outcome_free(o);
-	return status;
-}
-
 static kt_status wait_outcome(kt_agent_ctx *ctx, cJSON *result, kt_err *err)
 {
 	follow f = {.say_at = kt_clock_mono_ms() + SAY_MS / 4};
 	for (;;) {
-		kt_spool_work work;
-		kt_spool_outcome o;
-		bool found;
-		/* First whether it is alive, then whether it has recorded: an outcome is recorded before the end. */
-		if (kt_spool_work_of(ctx->spool, &work, err) != KT_OK ||
-		    kt_spool_outcome_load(ctx->spool, &found, &o, err) != KT_OK)
-			return KT_STATUS_UNKNOWN;
-		if (found)
-			return answer(&o, result, err);
-		if (!work.alive || work.runner.pid == getpid()) /* claimed by ourselves to keep others off */
-			return lost(ctx->spool, &work, err);
+		bool runs;
+		kt_status status = kt_once_look(ctx->spool, &runs, result, err);
+		if (!runs)
+			return status;
 		if (kt_agent_stopping(ctx))
 			return broken_off(ctx, err);
 		say(ctx, &f);
@@ -203,13 +124,10 @@ static kt_status wait_outcome(kt_agent_ctx *ctx, cJSON *result, kt_err *err)
 
 kt_status kt_action_exec(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
-	kt_spool_work work;
 	(void)args; /* the runner reads them from the intent: what is recorded is what is done */
-	kt_code rc = kt_spool_work_of(ctx->spool, &work, err);
+	kt_code rc = kt_once_begin(ctx, start_runner, NULL, err);
 	if (rc != KT_OK)
-		return KT_STATUS_UNKNOWN;
-	if (!work.claimed && (ctx->settle ? never_started(ctx, err) : start(ctx, err)) != KT_OK)
-		return KT_STATUS_FAILED; /* not claimed, so not started: no runner goes on without a claim */
+		return kt_action_end(rc);
 	/* From here on the runner speaks for itself; other work is kept off by what kt_detached_set recorded. */
 	kt_node_unlock(ctx);
 	return wait_outcome(ctx, result, err);

@@ -153,7 +153,12 @@ static void end_work(server *s)
 static void work_on(server *s, const cJSON *payload)
 {
 	kt_request r;
-	kt_agent a = {.state = s->o->state, .node = s->o->node, .report = report, .stopping = stopping, .arg = s};
+	kt_agent a = {.verbs = kt_agent_verbs,
+		      .state = s->o->state,
+		      .node = s->o->node,
+		      .report = report,
+		      .stopping = stopping,
+		      .arg = s};
 	kt_reply reply = {.status = KT_STATUS_FAILED};
 	cJSON *result = cJSON_CreateObject();
 	kt_code rc = kt_request_decode(payload, &r, &reply.error);

@@ -3,26 +3,8 @@
 #ifndef KT_ORCHESTRATOR_ENGINE_CORE_H
 #define KT_ORCHESTRATOR_ENGINE_CORE_H
 
+#include "base/planted.h"
 #include "orchestrator/engine/engine.h"
-
-/* Bugs that the simulator must find (tests/sim): each is compiled in by -DKT_MUTANT=NAME, and by nothing else. */
-enum {
-	PROBE_SKIPPED = 1,      /* the rekey's own word is believed */
-	UNREACHABLE_IS_STOPPED, /* a node that cannot be asked counts as fine */
-	INTENT_NOT_RECORDED,    /* the way back does not see what was begun */
-	ONCE_RETRIED,           /* the rekey gets a second attempt */
-	SETTLE_DROPPED,         /* a rekey in doubt is simply sent again */
-	GATE_NOT_REPEATED,      /* what was quiet before a crash counts as quiet after it */
-	EXPECT_IGNORED,         /* a wrong proof passes */
-	SIBLINGS_FORGOTTEN,     /* the way back begins while commands are under way */
-	UNDO_FAILURE_IGNORED,   /* the way back goes on over an undo that failed */
-	RESTORE_UNCHECKED,      /* nobody asks whether the restore worked */
-	UNSETTLED_PROBED        /* the probe runs while the rekey may still be running */
-};
-#ifndef KT_MUTANT
-#define KT_MUTANT 0
-#endif
-#define PLANTED(bug) (KT_MUTANT == (bug))
 
 enum { KT_TIMES_MAX = 100000, KT_SECONDS_MAX = 7 * 24 * 3600, KT_NODES_MAX = 100000, KT_STEPS_MAX = 1000 };
 

@@ -12,7 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/planted.h"
 #include "tests/sim/sim.h"
+
+#ifdef KT_PLANTED_BUGS
+kt_planted kt_planted_bug = KT_MUTANT;
+#endif
 
 typedef struct request {
 	uint64_t seed;

@@ -125,7 +125,7 @@ static void check_recorded(sim *s, const kt_command *c)
 static void check(sim *s)
 {
 	sim_world_check(&s->w);
-#ifndef KT_MUTANT /* a planted bug is to be seen in the world, not by the engine itself */
+#ifndef KT_PLANTED_BUGS /* a planted bug is to be seen in the world, not by the engine itself */
 	if (s->engine && !kt_engine_sane(s->engine))
 		sim_world_break(&s->w, "an invariant of the engine does not hold");
 #endif
