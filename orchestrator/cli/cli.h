@@ -69,6 +69,7 @@ kt_code kt_verb_doctor(kt_cli *cli, kt_err *err);
 kt_code kt_verb_plan(kt_cli *cli, kt_err *err);
 kt_code kt_verb_run(kt_cli *cli, kt_err *err);
 kt_code kt_verb_resume(kt_cli *cli, kt_err *err);
+kt_code kt_verb_rollback(kt_cli *cli, kt_err *err);
 kt_code kt_verb_status(kt_cli *cli, kt_err *err);
 kt_code kt_verb_runs(kt_cli *cli, kt_err *err);
 kt_code kt_verb_help(kt_cli *cli, kt_err *err);

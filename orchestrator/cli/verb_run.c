@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* run, resume, status: the verbs about one run. */
+/* run, resume, rollback, status: the verbs about one run. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "orchestrator/cli/context.h"
 #include "orchestrator/journal/replay.h"
 #include "orchestrator/report/report.h"
@@ -13,6 +15,21 @@ static kt_code make_report(const kt_cli *cli, kt_report **out, kt_err *err)
 {
 	kt_report_mode mode = cli->json ? KT_REPORT_JSON : cli->terminal ? KT_REPORT_LIVE : KT_REPORT_PLAIN;
 	return kt_report_new(cli->out, mode, cli->colour, out, err);
+}
+
+/* What run, resume and rollback have in common: the cluster, and somebody who tells how it goes. */
+static kt_code with_report(kt_cli *cli, kt_code (*act)(kt_ctx *, kt_report *, kt_err *), kt_err *err)
+{
+	kt_ctx c = {0};
+	kt_report *report = NULL;
+	kt_code rc = make_report(cli, &report, err);
+	if (rc == KT_OK)
+		rc = kt_ctx_load(&c, cli, err);
+	if (rc == KT_OK)
+		rc = act(&c, report, err);
+	kt_ctx_close(&c);
+	kt_report_free(report);
+	return rc;
 }
 
 /* The end, out of the journal: what was not journalled did not happen. */
@@ -118,16 +135,7 @@ static kt_code run(kt_ctx *c, kt_report *report, kt_err *err)
 
 kt_code kt_verb_run(kt_cli *cli, kt_err *err)
 {
-	kt_ctx c = {0};
-	kt_report *report = NULL;
-	kt_code rc = make_report(cli, &report, err);
-	if (rc == KT_OK)
-		rc = kt_ctx_load(&c, cli, err);
-	if (rc == KT_OK)
-		rc = run(&c, report, err);
-	kt_ctx_close(&c);
-	kt_report_free(report);
-	return rc;
+	return with_report(cli, run, err);
 }
 
 /* --- resume ------------------------------------------------------------------------------------------------------- */
@@ -146,12 +154,32 @@ static kt_code choose_run(kt_ctx *c, char out[KT_RUN_MAX + 1], kt_err *err)
 	return KT_OK;
 }
 
+/* Once the rekey has begun, or on the way back, the token has done its part: that it is gone then keeps nobody from the
+ * end (S7). */
+static kt_code open_hsm_if_needed(kt_ctx *c, kt_err *err)
+{
+	kt_err why = KT_ERR_INIT;
+	kt_replay replay;
+	if (kt_ctx_open_hsm(c, &why) == KT_OK)
+		return KT_OK;
+	KT_TRY(kt_replay_run(c->journal, c->run, &replay, err));
+	kt_engine_status s = kt_engine_state(replay.engine);
+	bool needed = s.state != KT_RUN_BACK && !s.rekey_started;
+	kt_replay_free(&replay);
+	if (needed) {
+		*err = why;
+		return why.code;
+	}
+	kt_log(KT_LOG_WARN, "%s; the run goes on without it", why.msg);
+	return KT_OK;
+}
+
 static kt_code resume(kt_ctx *c, kt_report *report, kt_err *err)
 {
 	kt_turn_end end;
 	KT_TRY(kt_ctx_open_journal(c, KT_JOURNAL_WRITE, err));
 	KT_TRY(choose_run(c, c->run, err));
-	KT_TRY(kt_ctx_open_hsm(c, err));
+	KT_TRY(open_hsm_if_needed(c, err));
 	KT_TRY(kt_ctx_open_nodes(c, err));
 	kt_turn_options o = turn_options(c, c->run, report);
 	o.rollback = kt_cli_has(c->cli, "rollback");
@@ -162,16 +190,81 @@ static kt_code resume(kt_ctx *c, kt_report *report, kt_err *err)
 
 kt_code kt_verb_resume(kt_cli *cli, kt_err *err)
 {
-	kt_ctx c = {0};
-	kt_report *report = NULL;
-	kt_code rc = make_report(cli, &report, err);
-	if (rc == KT_OK)
-		rc = kt_ctx_load(&c, cli, err);
-	if (rc == KT_OK)
-		rc = resume(&c, report, err);
-	kt_ctx_close(&c);
-	kt_report_free(report);
+	return with_report(cli, resume, err);
+}
+
+/* --- rollback ----------------------------------------------------------------------------------------------------- */
+
+/* A run that turned the key after this one: its data opens with neither of this one's keys. */
+static kt_code is_latest_change(const kt_ctx *c, const kt_run_info *runs, size_t n, size_t i, kt_err *err)
+{
+	while (++i < n)
+		if (strcmp(runs[i].state, kt_run_state_name(KT_RUN_REFUSED)) != 0 &&
+		    strcmp(runs[i].state, kt_run_state_name(KT_RUN_ROLLED_BACK)) != 0)
+			return kt_fail(err, KT_E_REFUSED, "roll that one back first",
+				       "the run %s came after %s and is %s", runs[i].run, c->run, runs[i].state);
+	return KT_OK;
+}
+
+/* *begun_ms: when the run that is meant began. */
+static kt_code find_rollback(kt_ctx *c, int64_t *begun_ms, kt_err *err)
+{
+	kt_run_info *runs = NULL;
+	size_t n = 0;
+	size_t i = 0;
+	KT_TRY(kt_journal_runs(c->journal, &runs, &n, err));
+	while (i < n && strcmp(runs[i].run, c->run) != 0)
+		i++;
+	kt_code rc = i < n ? is_latest_change(c, runs, n, i, err)
+			   : kt_fail(err, KT_E_REFUSED, "`keyturn runs` lists the runs", "the journal has no run %s",
+				     c->run);
+	*begun_ms = i < n ? runs[i].begun_ms : 0;
+	free(runs);
 	return rc;
+}
+
+static kt_code confirm_rollback(const kt_ctx *c, int64_t begun_ms, kt_err *err)
+{
+	char since[KT_TIME_TEXT];
+	char question[512];
+	if (kt_cli_has(c->cli, "yes"))
+		return KT_OK;
+	kt_clock_format(begun_ms, since);
+	(void)snprintf(question, sizeof question,
+		       "Every node of %s is stopped, and the backup of run %s (%s) is restored: what was written since "
+		       "is no longer in the data, but in the files that are kept beside it. Go on?",
+		       c->cluster.name, c->run, since);
+	return kt_cli_confirm(question, "keyturn rollback --yes RUN", err);
+}
+
+/* The old key opens the data: that is what was asked for. */
+static kt_code class_of_rollback(const kt_turn_end *end, kt_err *err)
+{
+	bool back = end->state == KT_RUN_ROLLED_BACK || end->state == KT_RUN_REFUSED;
+	return back ? KT_OK : class_of(end, err);
+}
+
+static kt_code rollback(kt_ctx *c, kt_report *report, kt_err *err)
+{
+	kt_turn_end end;
+	int64_t begun_ms;
+	KT_TRY(kt_ctx_open_journal(c, KT_JOURNAL_WRITE, err));
+	KT_TRY(choose_run(c, c->run, err));
+	KT_TRY(find_rollback(c, &begun_ms, err));
+	KT_TRY(confirm_rollback(c, begun_ms, err));
+	KT_TRY(kt_ctx_open_nodes(c, err));
+	kt_turn_options o = turn_options(c, c->run, report);
+	o.revert = true;
+	KT_TRY(kt_turn_resume(&o, &end, err));
+	KT_TRY(show_summary(c, c->run, kt_report_downtime_ms(report), err));
+	return class_of_rollback(&end, err);
+}
+
+kt_code kt_verb_rollback(kt_cli *cli, kt_err *err)
+{
+	if (!cli->args)
+		return kt_fail(err, KT_E_USAGE, "`keyturn runs` lists the runs", "which run is to be rolled back?");
+	return with_report(cli, rollback, err);
 }
 
 /* --- status ------------------------------------------------------------------------------------------------------- */

@@ -34,6 +34,11 @@ static const kt_cli_option resume_options[] = {
 	{NULL, 0, NULL, NULL},
 };
 
+static const kt_cli_option rollback_options[] = {
+	{"yes", 'y', NULL, "do not ask before the first change"},
+	{NULL, 0, NULL, NULL},
+};
+
 static const kt_cli_option help_options[] = {
 	{"man", 0, NULL, "print it as a man page (roff)"},
 	{NULL, 0, NULL, NULL},
@@ -73,8 +78,23 @@ static const kt_cli_verb verbs[] = {
 	{"resume", "[RUN]", 1, "go on with a run that was interrupted or is held",
 	 "Takes up a run (default: the latest) where its journal ends: after a crash, a second Ctrl-C, or when it is "
 	 "held.\n"
-	 "What was under way is settled with the nodes first; nothing is done twice.",
+	 "What was under way is settled with the nodes first; nothing is done twice. --rollback is heeded until the "
+	 "canary "
+	 "was\n"
+	 "verified (after that see `keyturn rollback`).",
 	 "3 4 5 6 7 8 9 10 11 12 14", resume_options, kt_verb_resume},
+	{"rollback", "RUN", 1, "take a run back, a finished one too: backup, env files and key as they were",
+	 "Stops every node, makes sure that nobody is connected, restores the backup of that run and its env files, "
+	 "and "
+	 "starts\n"
+	 "the nodes with the old key once the probe has said that it opens the data. What was written since the turn "
+	 "is "
+	 "not\n"
+	 "in the data afterwards; each file that the restore replaces is kept beside it. Refused when a later run "
+	 "turned "
+	 "the\n"
+	 "key again. When it is cut off, `keyturn resume` goes on with it. The token is not needed.",
+	 "3 4 6 7 8 9 10 11 12 14", rollback_options, kt_verb_rollback},
 	{"status", "[RUN]", 1, "where a run stands",
 	 "Shows a run (default: the latest) step by step, from the journal alone. No node is asked.", "4 9 10", none,
 	 kt_verb_status},

@@ -381,7 +381,7 @@ static kt_code keys_are_hidden(kt_playbook_view *v, kt_err *err)
 	return KT_OK;
 }
 
-/* --- S7: a way back until the commit
+/* --- S7: a way back, until the commit by itself, after it when a person asks for it
  * ------------------------------------------------------------------------------------------ */
 
 static kt_code commit_is_one(kt_playbook_view *v, kt_err *err)
@@ -409,7 +409,7 @@ static bool needs_undo(const kt_step_view *s)
 
 static kt_code changes_have_undo(kt_playbook_view *v, kt_err *err)
 {
-	for (size_t i = 0; i < v->commit; i++) {
+	for (size_t i = 0; i < v->n; i++) {
 		const kt_step_view *s = &v->steps[i];
 		if (!needs_undo(s))
 			continue;
@@ -430,9 +430,9 @@ static kt_code undo_fits(kt_playbook_view *v, kt_err *err)
 	static const struct {
 		const char *verb, *member;
 	} same[] = {{"service.stop", "service"}, {"service.start", "service"}, {"key.receive", "slot"},
-		    {"key.install", "slot"},     {"key.install", "path"},      {"env.install", "path"},
-		    {"env.install", "keep"}};
-	for (size_t i = 0; i < v->commit; i++) {
+		    {"key.install", "slot"},     {"key.install", "path"},      {"key.forget", "slot"},
+		    {"env.install", "path"},     {"env.install", "keep"}};
+	for (size_t i = 0; i < v->n; i++) {
 		const cJSON *with = member(member(v->steps[i].json, "undo"), "with");
 		for (size_t k = 0; with && k < sizeof same / sizeof same[0]; k++) {
 			if (!does(&v->steps[i], same[k].verb))

@@ -87,6 +87,7 @@ static const kt_verb table[] = {
 	{.name = "key.forget",
 	 NODE,
 	 .changes = true,
+	 .undo = "key.receive",
 	 .results = "",
 	 .args = {NEED("slot", STRING), MAY("path", STRING)}},
 	{.name = "env.install",
