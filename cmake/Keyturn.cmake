@@ -74,3 +74,12 @@ function(kt_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT 300 LABELS "unit;${A_LABELS}"
     ENVIRONMENT "KT_SOURCE_DIR=${PROJECT_SOURCE_DIR};KT_BIN_DIR=${CMAKE_BINARY_DIR}/bin")
 endfunction()
+
+# kt_allocfail(TEST): the n-th allocation can be made to fail there (tests/unit/allocfail.h).
+function(kt_allocfail name)
+  target_sources(${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests/unit/allocfail.c")
+  target_link_libraries(${name} PRIVATE PkgConfig::CJSON)
+  foreach(call IN ITEMS malloc calloc realloc strdup strndup)
+    target_link_options(${name} PRIVATE "-Wl,--wrap=${call}")
+  endforeach()
+endfunction()
