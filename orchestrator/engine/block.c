@@ -31,6 +31,16 @@ static void queue_all(kt_block *b, int64_t delay_ms)
 	}
 }
 
+void kt_block_clear(kt_block *b)
+{
+	b->members = b->ok = b->failed = b->waiting = 0;
+	b->first_failed = b->n;
+	for (size_t i = 0; i < b->n; i++) {
+		b->targets[i].member = false;
+		b->targets[i].state = KT_TARGET_IDLE;
+	}
+}
+
 void kt_block_open(kt_block *b)
 {
 	b->round = 0;
@@ -138,6 +148,7 @@ void kt_block_settle(kt_block *b, kt_target *t, kt_status status, cJSON *result,
 	t->same_key = status != KT_STATUS_OK && error && error->code == KT_E_UNREACHABLE;
 	if (status == KT_STATUS_OK) {
 		t->state = KT_TARGET_OK;
+		t->undone = true;
 		b->ok++;
 	} else {
 		settle_bad(b, t, status, how);

@@ -14,6 +14,7 @@ typedef struct kt_target {
 	bool member;       /* takes part in this block */
 	bool queued;       /* stands in the block's queue */
 	bool tried;        /* has had an intent */
+	bool undone;       /* of an undo: it has succeeded */
 	bool same_key;     /* it could not be asked how the latest attempt ended: the next sending carries its key */
 	int64_t attempt;   /* the attempt that counts now, or comes next while wanted */
 	int64_t again;     /* how often it was asked again since the block was opened or resumed */
@@ -94,6 +95,7 @@ typedef struct kt_blame {
 struct kt_engine {
 	const char **nodes; /* names, in the plan's order; [n_nodes] is "@" */
 	uint32_t *by_name;  /* indexes of nodes, sorted by name */
+	bool *behind;       /* by node: left behind on the way back */
 	size_t n_nodes;
 	cJSON *names; /* of the nodes, for ${plan.nodes} */
 	kt_step *steps;
@@ -115,8 +117,10 @@ struct kt_engine {
 	bool rekey_done;
 	bool committed;
 	size_t warnings;
-	kt_blame back; /* why it turned back; error.code KT_OK: it did not */
-	kt_blame hold; /* why it is held */
+	size_t left;    /* nodes that the way back has left behind: one of their undos failed for good */
+	size_t left_at; /* the step at which the first of them was left */
+	kt_blame back;  /* why it turned back; error.code KT_OK: it did not */
+	kt_blame hold;  /* why it is held */
 };
 
 /* --- load.c ------------------------------------------------------------------------------------------------------- */
@@ -134,6 +138,8 @@ typedef enum kt_retry_how {
 	RETRY_ALL          /* undo and probe */
 } kt_retry_how;
 
+/* Nothing is wanted of anybody: no members, every target idle. The caller chooses members and opens it. */
+void kt_block_clear(kt_block *b);
 /* Queue every member afresh with a new attempt. */
 void kt_block_open(kt_block *b);
 /* Queue the failed members (in a `together` block: all members) again, with fresh patience. */

@@ -106,23 +106,40 @@ static kt_blame blame_text(const kt_engine *e, kt_code code, const char *remedy,
 
 /* --- The way back ------------------------------------------------------------------------------------------------- */
 
-/* Whose undo is wanted: of targets that had an intent; of a target that `do` has not, when any had one. */
-static size_t choose_undo(kt_step *s)
+/* Whose undo is wanted: of targets that had an intent; of a target that `do` has not, when any had one. Not of a node
+ * that was left behind, nor what has been undone already (but a restore is done again when it did not help). */
+static size_t choose_undo(kt_engine *e, kt_step *s)
 {
 	const kt_block *d = &s->role[KT_ROLE_DO];
 	kt_block *u = &s->role[KT_ROLE_UNDO];
-	u->members = 0;
+	kt_block_clear(u);
 	for (size_t i = 0; i < u->n; i++) {
 		kt_target *t = &u->targets[i];
 		uint32_t same = d->n ? d->of_node[t->node] : 0;
-		t->member = same ? d->targets[same - 1].tried : d->tried > 0;
+		t->member = (same ? d->targets[same - 1].tried : d->tried > 0) && !e->behind[t->node] &&
+			    (s->once || !t->undone);
 		u->members += t->member;
 	}
 	return u->members;
 }
 
+/* The others are back. A resume takes up those that were left. */
+static void hold_for_left(kt_engine *e)
+{
+	e->cur = e->left_at;
+	e->mode = MODE_UNDO;
+	kt_blame why = blame_block(e, &e->steps[e->cur].role[KT_ROLE_UNDO]);
+	KT_IGNORE(kt_err_prefix(&why.error, why.error.code, "every other node is back (left: %zu of %zu)", e->left,
+				e->n_nodes));
+	hold(e, why);
+}
+
 static void end_back(kt_engine *e)
 {
+	if (e->left) {
+		hold_for_left(e);
+		return;
+	}
 	/* Steps of preflight and approve only look; when nothing else was begun, nothing was changed. */
 	e->mode = MODE_REFUSED;
 	for (size_t i = 0; i < e->n_steps; i++)
@@ -144,16 +161,16 @@ static void back_below(kt_engine *e, size_t n)
 	while (n-- > 0) {
 		kt_step *s = &e->steps[n];
 		e->cur = n;
-		if (s->role[KT_ROLE_DO].tried && s->once) {
+		if (s->role[KT_ROLE_DO].tried && s->once && !s->undone) {
 			back_probe(e);
 			return;
 		}
-		if (s->role[KT_ROLE_DO].tried && choose_undo(s) > 0) {
+		if (s->role[KT_ROLE_DO].tried && !s->once && choose_undo(e, s) > 0) {
 			e->mode = MODE_UNDO;
 			kt_block_open(&s->role[KT_ROLE_UNDO]);
 			return;
 		}
-		s->undone = true;
+		s->undone |= e->left == 0;
 	}
 	end_back(e);
 }
@@ -165,9 +182,32 @@ static void turn_back(kt_engine *e, kt_blame why)
 	back_below(e, e->top + 1);
 }
 
+/* S7: a node whose undo fails is left where it is, and keeps no other node from coming back. It is not started (S4):
+ * none of its older undos is done over the one that failed. */
+static void leave_behind(kt_engine *e, const kt_block *b)
+{
+	if (e->left == 0)
+		e->left_at = e->cur;
+	for (size_t i = 0; i < b->n; i++) {
+		if (b->targets[i].state != KT_TARGET_FAILED)
+			continue;
+		e->behind[b->targets[i].node] = true;
+		e->left++;
+	}
+	back_below(e, e->cur);
+}
+
+static void take_up_left(kt_engine *e)
+{
+	for (size_t i = 0; i < e->n_nodes; i++)
+		e->behind[i] = false;
+	e->left = 0;
+	back_below(e, e->top + 1);
+}
+
 static void undone(kt_engine *e)
 {
-	e->steps[e->cur].undone = true;
+	e->steps[e->cur].undone = e->left == 0 || e->cur == e->once;
 	back_below(e, e->cur);
 }
 
@@ -178,6 +218,13 @@ static void look_before_restore(kt_engine *e)
 	back_probe(e);
 }
 
+/* Has the undo of the cluster, of which all nodes depend, failed? */
+static bool of_cluster(const kt_engine *e, const kt_block *b)
+{
+	uint32_t i = b->of_node[e->n_nodes];
+	return i && b->targets[i - 1].state == KT_TARGET_FAILED;
+}
+
 static void undo_settled(kt_engine *e, kt_block *b)
 {
 	kt_step *s = &e->steps[e->cur];
@@ -186,7 +233,10 @@ static void undo_settled(kt_engine *e, kt_block *b)
 		return;
 	}
 	if (!kt_block_complete(b) && !PLANTED(UNDO_FAILURE_IGNORED)) {
-		hold(e, blame_block(e, b)); /* S4: nothing older is undone over it */
+		if (s->once || of_cluster(e, b))
+			hold(e, blame_block(e, b)); /* S4: nothing older is undone over it */
+		else
+			leave_behind(e, b);
 		return;
 	}
 	if (!s->once || PLANTED(RESTORE_UNCHECKED)) {
@@ -279,7 +329,7 @@ static void back_gate_settled(kt_engine *e, kt_block *b)
 		return;
 	}
 	e->mode = MODE_UNDO;
-	(void)choose_undo(&e->steps[e->cur]);
+	(void)choose_undo(e, &e->steps[e->cur]);
 	kt_block_open(&e->steps[e->cur].role[KT_ROLE_UNDO]);
 }
 
@@ -612,6 +662,10 @@ static kt_code apply_resume(kt_engine *e, const kt_event *ev, kt_err *err)
 		return misfit(err, ev, "the run is not held, or not taken");
 	e->held = false;
 	e->hold = (kt_blame){0};
+	if (e->left) {
+		take_up_left(e);
+		return KT_OK;
+	}
 	kt_block_reopen(b);
 	if (e->committed)
 		start_again(e);
@@ -724,6 +778,7 @@ void kt_engine_free(kt_engine *e)
 	free(e->steps);
 	cJSON_Delete(e->names);
 	free(e->by_name);
+	free(e->behind);
 	free((void *)e->nodes);
 	free(e);
 }

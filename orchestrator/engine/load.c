@@ -51,7 +51,8 @@ static kt_code load_nodes(kt_engine *e, const cJSON *plan, kt_err *err)
 			       (int)KT_NODES_MAX);
 	e->nodes = calloc(n + 1, sizeof *e->nodes);
 	e->by_name = calloc(n, sizeof *e->by_name);
-	if (!e->nodes || !e->by_name)
+	e->behind = calloc(n + 1, sizeof *e->behind);
+	if (!e->nodes || !e->by_name || !e->behind)
 		return oom(err);
 	const cJSON *c;
 	cJSON_ArrayForEach(c, list)

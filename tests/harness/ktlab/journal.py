@@ -2,7 +2,9 @@
 """The coordinator's journal, read by an independent program: Python's sqlite3 (docs/FORMATS.md, section 8)."""
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 
 
 class Journal:
@@ -13,15 +15,32 @@ class Journal:
         """All entries as dictionaries, or those of one run. Empty when there is no journal yet."""
         if not os.path.exists(self.path):
             return []
-        db = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=10)
+        try:
+            rows = self._rows(f"file:{self.path}?mode=ro")
+        except sqlite3.OperationalError:
+            rows = self._rows_of_copy()
+        return [row for row in rows if run is None or row["run"] == run]
+
+    @staticmethod
+    def _rows(uri):
+        db = sqlite3.connect(uri, uri=True, timeout=10)
         try:
             db.row_factory = sqlite3.Row
-            rows = db.execute("SELECT * FROM entry ORDER BY seq").fetchall()
-        except sqlite3.OperationalError:
-            return []  # it is just being made
+            return [dict(row) for row in db.execute("SELECT * FROM entry ORDER BY seq")]
         finally:
             db.close()
-        return [dict(row) for row in rows if run is None or row["run"] == run]
+
+    def _rows_of_copy(self):
+        """A coordinator that was killed in a commit leaves a rollback journal, which cannot be read by without writing."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("journal.db", "journal.db-journal"):
+                source = os.path.join(os.path.dirname(self.path), name)
+                if os.path.exists(source):
+                    shutil.copy2(source, folder)
+            try:
+                return self._rows(f"file:{folder}/journal.db")
+            except sqlite3.OperationalError:
+                return []  # it is just being made
 
     def latest(self):
         """The id of the run that was begun last, None when there is none."""

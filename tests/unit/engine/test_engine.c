@@ -691,15 +691,100 @@ static void test_undo_that_fails(void **state)
 			answer_ok(&r, &b);
 		}
 	}
+	b = send(&r, "stop", KT_ROLE_UNDO, "n1"); /* n1 is brought back, and n0, which failed, is not started */
+	answer_ok(&r, &b);
 	assert_state(&r, KT_RUN_HELD);
+	assert_string_equal(kt_engine_state(r.e).failed_step, "deliver");
 	assert_string_equal(kt_engine_state(r.e).failed_node, "n0");
-	assert_int_equal(attempts(&r, "stop", KT_ROLE_UNDO, 1), 0);
+	assert_non_null(strstr(kt_engine_state(r.e).reason->msg, "every other node is back (left: 1 of 2)"));
+	assert_int_equal(attempts(&r, "stop", KT_ROLE_UNDO, 0), 0);
 	apply(&r, (kt_event){.kind = KT_EVENT_RESUME});
 	kt_command a = send(&r, "deliver", KT_ROLE_UNDO, "n0");
 	answer_bad(&r, &a, KT_E_UNREACHABLE);
 	kt_command again = send(&r, "deliver", KT_ROLE_UNDO, "n0");
 	assert_int_equal(again.attempt, a.attempt); /* nobody knows how it ended: the same key */
 	answer_ok(&r, &again);
+	a = send(&r, "stop", KT_ROLE_UNDO, "n0"); /* n1 is up already */
+	answer_ok(&r, &a);
+	assert_state(&r, KT_RUN_ROLLED_BACK);
+	end(&r);
+}
+
+/* A node that cannot be asked is left, and so is another one later; what is left of both is done in the end. */
+static void test_nodes_are_left_one_by_one(void **state)
+{
+	(void)state;
+	rig r;
+	begin(&r, 3);
+	(void)drive(&r, "canary", KT_ROLE_DO);
+	apply(&r, (kt_event){.kind = KT_EVENT_ROLLBACK});
+	for (int i = 0; i < 3; i++) {
+		static const char *const on[] = {"n0", "n1", "n2"};
+		kt_command c = send(&r, "env", KT_ROLE_UNDO, on[i]);
+		if (i == 2)
+			answer_bad(&r, &c, KT_E_UNREACHABLE);
+		else
+			answer_ok(&r, &c);
+	}
+	for (int i = 0; i < 2; i++) {
+		kt_command c = send(&r, "env", KT_ROLE_UNDO, "n2");
+		answer_bad(&r, &c, KT_E_UNREACHABLE);
+	}
+	r.verdict = "old"; /* nothing to restore, so nobody asks whether n2 is live */
+	(void)drive(&r, "deliver", KT_ROLE_UNDO);
+	for (int i = 0; i < 4; i++) {
+		kt_command c = send(&r, "deliver", KT_ROLE_UNDO, i == 1 ? "n1" : "n0");
+		if (i == 1)
+			answer_ok(&r, &c);
+		else
+			answer_bad(&r, &c, KT_E_IO);
+	}
+	kt_command c = send(&r, "stop", KT_ROLE_UNDO, "n1");
+	answer_ok(&r, &c);
+	assert_state(&r, KT_RUN_HELD);
+	assert_string_equal(kt_engine_state(r.e).failed_node, "n2");
+	assert_non_null(strstr(kt_engine_state(r.e).reason->msg, "left: 2 of 3"));
+	apply(&r, (kt_event){.kind = KT_EVENT_RESUME});
+	static const struct {
+		const char *step, *node;
+	} rest[] = {{"env", "n2"}, {"deliver", "n0"}, {"deliver", "n2"}, {"stop", "n0"}, {"stop", "n2"}};
+	for (size_t i = 0; i < sizeof rest / sizeof rest[0]; i++) {
+		c = send(&r, rest[i].step, KT_ROLE_UNDO, rest[i].node);
+		answer_ok(&r, &c);
+	}
+	assert_state(&r, KT_RUN_ROLLED_BACK);
+	end(&r);
+}
+
+/* The canary does not stop: the data is not restored under it. */
+static void test_a_node_that_is_left_keeps_the_backup_from_being_restored(void **state)
+{
+	(void)state;
+	rig r;
+	begin(&r, 2);
+	(void)drive(&r, "opens", KT_ROLE_DO);
+	apply(&r, (kt_event){.kind = KT_EVENT_ROLLBACK});
+	for (int i = 0; i < 3; i++) {
+		kt_command c = send(&r, "canary", KT_ROLE_UNDO, "n0");
+		answer_bad(&r, &c, KT_E_IO);
+	}
+	kt_command c = send(&r, "env", KT_ROLE_UNDO, "n1");
+	answer_ok(&r, &c);
+	(void)drive(&r, "gate", KT_ROLE_DO);
+	for (int i = 0; i < 4; i++) {
+		c = send(&r, "gate", KT_ROLE_DO, "n0");
+		kt_command quiet = send(&r, "gate", KT_ROLE_DO, "n1");
+		answer_with(&r, &c, KT_STATUS_RETRY, KT_E_REFUSED, "{}");
+		answer_ok(&r, &quiet);
+	}
+	assert_state(&r, KT_RUN_HELD);
+	apply(&r, (kt_event){.kind = KT_EVENT_RESUME});
+	c = send(&r, "canary", KT_ROLE_UNDO, "n0");
+	answer_ok(&r, &c);
+	c = send(&r, "env", KT_ROLE_UNDO, "n0");
+	answer_ok(&r, &c);
+	restore(&r);
+	r.verdict = "old";
 	(void)drive(&r, NULL, KT_ROLE_DO);
 	assert_state(&r, KT_RUN_ROLLED_BACK);
 	end(&r);
@@ -1114,6 +1199,8 @@ int main(void)
 		cmocka_unit_test(test_resume_starts_again),
 		cmocka_unit_test(test_retire_only_warns),
 		cmocka_unit_test(test_undo_that_fails),
+		cmocka_unit_test(test_nodes_are_left_one_by_one),
+		cmocka_unit_test(test_a_node_that_is_left_keeps_the_backup_from_being_restored),
 		cmocka_unit_test(test_in_doubt),
 		cmocka_unit_test(test_rekey_in_doubt_is_never_started_late),
 		cmocka_unit_test(test_take_repeats_gate_and_backup),
