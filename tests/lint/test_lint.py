@@ -65,3 +65,21 @@ def test_the_map_of_files_is_whole():
             mapped |= {folder + one for one in pair}
     assert sources - mapped == set(), "not in the map"
     assert {path for path in mapped if not os.path.exists(os.path.join(ROOT, path))} == set(), "in the map, but gone"
+
+
+def test_the_safety_page_names_what_exists():
+    """docs/SAFETY.md: every test and every planted bug that it relies on is there, and no planted bug is left out."""
+    listed = subprocess.run(["git", "ls-files", "*.c", "*.py"], cwd=ROOT, check=True, capture_output=True,
+                            text=True).stdout.split()
+    defined = set()
+    for path in listed:
+        with open(os.path.join(ROOT, path), encoding="utf-8") as source:
+            defined |= set(re.findall(r"^(?:static void|def) (\w+)\(", source.read(), re.M))
+    with open(os.path.join(ROOT, "base/planted.h"), encoding="utf-8") as header:
+        planted = set(re.findall(r"^\t([A-Z_]+),", header.read(), re.M)) - {"KT_PLANTED_NONE"}
+    with open(os.path.join(ROOT, "docs/SAFETY.md"), encoding="utf-8") as page:
+        named = re.findall(r"`([A-Za-z]\w+)`", page.read())
+    bugs = {name for name in named if name.isupper() and "_" in name}
+    tests = {name for name in named if "_" in name} - bugs
+    assert bugs == planted
+    assert tests - defined == set(), "named, but not there"
