@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "tests/sim/sim.h"
+#include "tests/unit/engine/answers.h"
 
 /* --- A rig: an engine, and answers that are fine unless a test says otherwise ------------------------------------- */
 
@@ -98,27 +99,9 @@ static void answer_with(rig *r, const kt_command *c, kt_status status, kt_code c
 	cJSON_Delete(json);
 }
 
-static const char *fine(const rig *r, const kt_command *c, char text[128])
-{
-	static const struct {
-		const char *verb, *result;
-	} results[] = {
-		{"service.stop", "{\"was_active\":true}"}, {"backup.create", "{\"sha256\":\"s\"}"},
-		{"backup.check", "{\"checked\":true}"},    {"key.generate", "{\"id\":\"k\"}"},
-		{"key.escrow", "{\"recovered\":true}"},    {"key.wrap", "{\"blob\":\"b\",\"expect\":\"p\"}"},
-		{"key.receive", "{\"proof\":\"p\"}"},
-	};
-	for (size_t i = 0; i < sizeof results / sizeof results[0]; i++)
-		if (strcmp(results[i].verb, c->verb) == 0)
-			return results[i].result;
-	(void)snprintf(text, 128, "{\"verdict\":\"%s\"}", r->verdict);
-	return strcmp(c->verb, "probe") == 0 ? text : "{}";
-}
-
 static void answer_ok(rig *r, const kt_command *c)
 {
-	char text[128];
-	answer_with(r, c, KT_STATUS_OK, KT_OK, fine(r, c, text));
+	answer_with(r, c, KT_STATUS_OK, KT_OK, answer_fine(c, r->verdict));
 }
 
 static void answer_bad(rig *r, const kt_command *c, kt_code code)
@@ -1145,7 +1128,6 @@ static void test_a_thousand_nodes(void **state)
 	assert_non_null(c);
 	for (;;) { /* as the driver does: all that is wanted, then all outcomes, newest first */
 		size_t n = 0;
-		char text[128];
 		while (n < 1000 && next(&r, &c[n])) {
 			kt_event ev = event_for(&c[n], KT_EVENT_INTENT);
 			assert_int_equal(kt_engine_apply(r.e, &ev, &r.err), KT_OK);
@@ -1155,7 +1137,7 @@ static void test_a_thousand_nodes(void **state)
 			break;
 		events += 2 * n;
 		while (n-- > 0) {
-			cJSON *result = cJSON_Parse(fine(&r, &c[n], text));
+			cJSON *result = cJSON_Parse(answer_fine(&c[n], r.verdict));
 			kt_event ev = event_for(&c[n], KT_EVENT_OUTCOME);
 			ev.result = result;
 			assert_int_equal(kt_engine_apply(r.e, &ev, &r.err), KT_OK);

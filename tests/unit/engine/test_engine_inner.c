@@ -14,27 +14,10 @@
 #include "orchestrator/engine/core.h"
 #include "tests/sim/sim.h"
 #include "tests/unit/allocfail.h"
+#include "tests/unit/engine/answers.h"
 
 /* --- A run with every answer fine, or every second one after the rekey not -----------------------------------------
  */
-
-static const char *fine(const kt_command *c, const char *verdict)
-{
-	static char text[64];
-	static const struct {
-		const char *verb, *result;
-	} results[] = {
-		{"service.stop", "{\"was_active\":true}"}, {"backup.create", "{\"sha256\":\"s\"}"},
-		{"backup.check", "{\"checked\":true}"},    {"key.generate", "{\"id\":\"k\"}"},
-		{"key.escrow", "{\"recovered\":true}"},    {"key.wrap", "{\"blob\":\"b\",\"expect\":\"p\"}"},
-		{"key.receive", "{\"proof\":\"p\"}"},
-	};
-	for (size_t i = 0; i < sizeof results / sizeof results[0]; i++)
-		if (strcmp(results[i].verb, c->verb) == 0)
-			return results[i].result;
-	(void)snprintf(text, sizeof text, "{\"verdict\":\"%s\"}", verdict);
-	return strcmp(c->verb, "probe") == 0 ? text : "{}";
-}
 
 static kt_code apply(kt_engine *e, kt_event ev, kt_err *err)
 {
@@ -51,7 +34,7 @@ static kt_code one(kt_engine *e, const char *fails, const char *verdict, bool *h
 	kt_event ev = {.kind = KT_EVENT_INTENT, .step = c.step, .role = c.role, .node = c.node, .attempt = c.attempt};
 	kt_err why = {.code = KT_E_IO, .msg = "it went wrong"};
 	bool bad = fails && strcmp(c.step, fails) == 0 && c.role == KT_ROLE_DO;
-	cJSON *result = cJSON_Parse(fine(&c, verdict));
+	cJSON *result = cJSON_Parse(answer_fine(&c, verdict));
 	kt_code rc = result ? apply(e, ev, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	ev.kind = KT_EVENT_OUTCOME;
 	ev.result = result;
