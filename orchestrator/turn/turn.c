@@ -10,6 +10,7 @@
 #include "orchestrator/journal/replay.h"
 #include "orchestrator/playbook/playbook.h"
 #include "orchestrator/turn/drift.h"
+#include "orchestrator/turn/group.h"
 #include "orchestrator/turn/takeover.h"
 
 enum {
@@ -28,7 +29,8 @@ typedef struct flight {
 	turn *turn;
 	kt_command c;
 	uv_timer_t delay;
-	cJSON *result; /* of the outcome */
+	int64_t sent_ms; /* when it was carried out, by the clock that never goes back; 0: not yet */
+	cJSON *result;   /* of the outcome */
 	kt_status status;
 	kt_err error;
 	bool resend; /* in doubt after a crash */
@@ -39,10 +41,17 @@ typedef struct list {
 	flight **last;
 } list;
 
+/* An event that the watcher hears of once it is durable. Its texts are the engine's. */
+typedef struct news {
+	bool due; /* false: it was told at once */
+	kt_event event;
+} news;
+
 /* Entries that go into the journal together. Each keeps its body alive. */
 typedef struct batch {
 	kt_entry *entry;
 	kt_buf *body;
+	news *news;
 	size_t n, cap;
 } batch;
 
@@ -51,12 +60,14 @@ struct turn {
 	kt_engine *engine;
 	int64_t epoch;
 	batch batch;
-	list arrived; /* have an outcome that is not journalled yet */
-	list to_send; /* have an intent in the batch */
+	kt_group group; /* when the batch is to be committed */
+	list arrived;   /* have an outcome that is not in the batch yet */
+	list to_send;   /* have an intent in the batch, or a durable one from before a crash */
 	list hsm_waiting;
 	flight *hsm_working; /* what the worker has now */
 	uv_work_t hsm_work;
 	uv_idle_t wake;
+	uv_timer_t due;
 	uv_signal_t signal[SIGNALS];
 	unsigned signals_seen;
 	size_t open_handles;
@@ -177,7 +188,10 @@ static kt_code batch_room(batch *b, kt_err *err)
 	kt_buf *body = realloc(b->body, cap * sizeof *body);
 	if (body)
 		b->body = body;
-	if (!entry || !body)
+	news *later = realloc(b->news, cap * sizeof *later);
+	if (later)
+		b->news = later;
+	if (!entry || !body || !later)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	b->cap = cap;
 	return KT_OK;
@@ -195,6 +209,24 @@ static void batch_free(batch *b)
 	batch_clear(b);
 	free(b->entry);
 	free(b->body);
+	free(b->news);
+}
+
+static void tell(turn *t, const kt_event *ev, int64_t time_ms)
+{
+	if (t->o.watcher && t->o.watcher->event)
+		t->o.watcher->event(t->o.watcher->cookie, t->engine, ev, time_ms);
+}
+
+/* What a node did is a fact, and is told at once; what we mean to do, and how a run ended, once it is durable. */
+static void note_event(turn *t, const kt_event *ev, int64_t now)
+{
+	bool outcome = ev->kind == KT_EVENT_OUTCOME;
+	t->batch.news[t->batch.n - 1] = (news){.due = !outcome, .event = *ev};
+	if (outcome)
+		tell(t, ev, now);
+	else if (ev->kind != KT_EVENT_INTENT)
+		kt_group_urgent(&t->group);
 }
 
 /* Apply an event and put it into the batch. Nothing is acted upon before the batch is durable (S8). */
@@ -207,8 +239,7 @@ static kt_code record(turn *t, const kt_event *ev, const char *message)
 	KT_TRY(kt_entry_of_event(ev, t->o.run, t->epoch, now, message, &b->body[b->n], &b->entry[b->n], &t->err));
 	b->n++;
 	KT_TRY(kt_engine_apply(t->engine, ev, &t->err));
-	if (t->o.watcher && t->o.watcher->event)
-		t->o.watcher->event(t->o.watcher->cookie, t->engine, ev, now);
+	note_event(t, ev, now);
 	return KT_OK;
 }
 
@@ -224,8 +255,14 @@ static kt_code commit(turn *t)
 {
 	if (t->batch.n == 0)
 		return KT_OK;
-	kt_code rc = kt_journal_append(t->o.journal, t->batch.entry, t->batch.n, &t->err);
-	batch_clear(&t->batch);
+	batch *b = &t->batch;
+	int64_t began = kt_clock_mono_ms();
+	kt_code rc = kt_journal_append(t->o.journal, b->entry, b->n, &t->err);
+	kt_group_committed(&t->group, began, kt_clock_mono_ms());
+	for (size_t i = 0; rc == KT_OK && i < b->n; i++)
+		if (b->news[i].due)
+			tell(t, &b->news[i].event, b->entry[i].time_ms);
+	batch_clear(b);
 	return rc == KT_OK ? KT_OK : stopped_here(t, rc);
 }
 
@@ -242,7 +279,9 @@ static kt_code take_outcomes(turn *t)
 				     .status = f->status,
 				     .result = f->result,
 				     .error = f->status == KT_STATUS_OK ? NULL : &f->error};
+		int64_t now = kt_clock_mono_ms();
 		kt_code rc = record(t, &ev, NULL);
+		kt_group_outcome(&t->group, now, f->sent_ms ? now - f->sent_ms : 0);
 		flight_end(f);
 		KT_TRY(rc);
 	}
@@ -282,9 +321,38 @@ static kt_code end_at_rest(turn *t)
 	return KT_OK;
 }
 
+/* Has the engine commands that it wants sent, or come to its end? Then there is something to write. */
+static kt_code is_wanted(turn *t, bool *out)
+{
+	kt_command c;
+	*out = kt_engine_state(t->engine).at_rest;
+	if (*out)
+		return KT_OK;
+	KT_TRY(kt_engine_next(t->engine, &c, out, &t->err));
+	if (*out)
+		kt_command_free(&c);
+	return KT_OK;
+}
+
+static void on_due(uv_timer_t *timer)
+{
+	wake(timer->data);
+}
+
+/* Outcomes are applied as they come; intents are made when it is time, and are durable with everything before them. */
 static kt_code pump_once(turn *t)
 {
+	bool wanted;
 	KT_TRY(take_outcomes(t));
+	KT_TRY(is_wanted(t, &wanted));
+	int64_t now = kt_clock_mono_ms();
+	int64_t due = kt_group_due(&t->group, wanted, kt_engine_idle(t->engine));
+	if (due > now) {
+		if (due < INT64_MAX)
+			(void)uv_timer_start(&t->due, on_due, (uint64_t)(due - now), 0);
+		return KT_OK;
+	}
+	(void)uv_timer_stop(&t->due);
 	KT_TRY(make_intents(t));
 	KT_TRY(end_at_rest(t));
 	return commit(t);
@@ -305,7 +373,7 @@ static void pump(uv_idle_t *idle)
 		launch(f);
 }
 
-/* Once per turn of the loop, however much arrives in it: that is the group commit. */
+/* Once per turn of the loop, however much arrives in it. */
 static void wake(turn *t)
 {
 	(void)uv_idle_start(&t->wake, pump);
@@ -465,6 +533,7 @@ static void execute(flight *f)
 {
 	if (f->turn->stop)
 		return;
+	f->sent_ms = kt_clock_mono_ms();
 	if (f->c.problem.code != KT_OK)
 		arrive_failed(f, &f->c.problem);
 	else if (f->c.place == KT_PLACE_NODE)
@@ -505,16 +574,18 @@ static void on_signal(uv_signal_t *s, int number)
 {
 	turn *t = s->data;
 	if (++t->signals_seen > 1) {
-		t->rc = kt_fail(&t->err, KT_E_INTERRUPTED, "`keyturn resume` goes on from here",
-				"stopped by a second signal; the run is in the journal");
-		t->stop = true;
-		wake(t);
+		kt_code stop = commit(t); /* outcomes that wait for company: they need not be asked for again */
+		fail(t, stop != KT_OK ? stop
+				      : kt_fail(&t->err, KT_E_INTERRUPTED, "`keyturn resume` goes on from here",
+						"stopped by a second signal; the run is in the journal"));
 		return;
 	}
 	const kt_event ev = {.kind = KT_EVENT_INTERRUPT};
 	const char *name = number == SIGINT ? "Ctrl-C" : "SIGTERM";
 	char text[128];
 	kt_code rc = record(t, &ev, name);
+	if (rc == KT_OK) /* nobody is told that it turns back before a crash could not make it go on */
+		rc = commit(t);
 	if (rc != KT_OK) {
 		fail(t, rc);
 		return;
@@ -530,10 +601,10 @@ static void on_signal(uv_signal_t *s, int number)
 static kt_code open_handles(turn *t)
 {
 	static const int number[SIGNALS] = {SIGINT, SIGTERM};
-	if (uv_idle_init(t->o.loop, &t->wake) != 0)
+	if (uv_idle_init(t->o.loop, &t->wake) != 0 || uv_timer_init(t->o.loop, &t->due) != 0)
 		return kt_fail(&t->err, KT_E_INTERNAL, NULL, "the event loop cannot be used");
-	t->wake.data = t;
-	t->open_handles++;
+	t->wake.data = t->due.data = t;
+	t->open_handles += 2;
 	for (size_t i = 0; i < SIGNALS; i++) {
 		if (uv_signal_init(t->o.loop, &t->signal[i]) != 0 ||
 		    uv_signal_start(&t->signal[i], on_signal, number[i]) != 0)
@@ -552,8 +623,10 @@ static void close_all(turn *t)
 	while (t->hsm_working)
 		(void)uv_run(t->o.loop, UV_RUN_ONCE);
 	kt_nodes_drop(t->o.nodes);
-	if (t->wake.data)
+	if (t->wake.data) {
 		uv_close((uv_handle_t *)&t->wake, handle_closed);
+		uv_close((uv_handle_t *)&t->due, handle_closed);
+	}
 	for (size_t i = 0; i < SIGNALS; i++)
 		if (t->signal[i].data)
 			uv_close((uv_handle_t *)&t->signal[i], handle_closed);

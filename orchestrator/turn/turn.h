@@ -16,7 +16,8 @@
 /* Who wants to know what happens. Every member may be NULL; everything given is borrowed for the call. */
 typedef struct kt_watcher {
 	void *cookie;
-	/* An event was journalled and applied: look at the engine for what it means. */
+	/* An event was applied: look at the engine for what it means. An outcome is told as it comes, and is durable
+	 * within KT_GROUP_WINDOW_MS; everything else is told once it is durable. */
 	void (*event)(void *cookie, const kt_engine *engine, const kt_event *event, int64_t time_ms);
 	/* A command says how far it is. */
 	void (*progress)(void *cookie, const char *step, const char *node, const kt_progress *progress);
