@@ -102,11 +102,19 @@ static kt_code change(const kt_agent_ctx *ctx, const cJSON *args, kt_envfile *f,
 	return KT_OK;
 }
 
+/* Where both files are; what a killed agent left half done beside them is gone (we hold the cluster's lock). */
+static kt_code begin_at(const cJSON *args, place *p, kt_err *err)
+{
+	KT_TRY(find_place(args, p, err));
+	KT_TRY(kt_file_sweep(p->kept, err));
+	return kt_file_sweep(p->path, err);
+}
+
 static kt_code install(const kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	place p;
 	kt_envfile *f;
-	KT_TRY(find_place(args, &p, err));
+	KT_TRY(begin_at(args, &p, err));
 	KT_TRY(kt_envfile_load(p.path, &f, err));
 	kt_code rc = keep_old(&p, f, err);
 	if (rc == KT_OK)
@@ -133,7 +141,7 @@ static kt_code restore(const cJSON *args, cJSON *result, kt_err *err)
 {
 	place p;
 	kt_envfile *f;
-	KT_TRY(find_place(args, &p, err));
+	KT_TRY(begin_at(args, &p, err));
 	/* Nothing was kept: nothing was changed by this run, for it is kept before anything is changed. */
 	bool kept = access(p.kept, F_OK) == 0;
 	if (!kept && errno != ENOENT)

@@ -222,6 +222,7 @@ static kt_code install(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_e
 	KT_TRY(kt_json_str(args, "slot", &slot, err));
 	KT_TRY(kt_arg_path(args, "path", &path, err));
 	KT_TRY(kt_arg_path(args, "like", &like, err));
+	KT_TRY(kt_file_sweep(path, err));
 	KT_TRY(kt_slot_open(ctx->state, slot, &key, err));
 	kt_code rc = install_at(path, like, &key, err);
 	if (rc == KT_OK)
@@ -280,6 +281,7 @@ static kt_code forget(kt_agent_ctx *ctx, const cJSON *args, kt_err *err)
 	KT_TRY(has_slot(ctx, slot, &there, err));
 	if (there && cJSON_HasObjectItem(args, "path")) {
 		KT_TRY(kt_arg_path(args, "path", &path, err));
+		KT_TRY(kt_file_sweep(path, err));
 		KT_TRY(remove_installed(ctx, slot, path, err));
 	}
 	return kt_slot_forget(ctx->state, slot, err);

@@ -140,6 +140,8 @@ static kt_code stop(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err 
 	KT_TRY(kind->query(ctx, service, &info, err));
 	KT_TRY(note_active(ctx, !stopped(&info), &was_active, err));
 	KT_TRY(kt_json_add_bool(result, "was_active", was_active, err));
+	if (kind->hold) /* also one that is down already: a boot would start it */
+		KT_TRY(kind->hold(ctx, service, err));
 	if (!stopped(&info)) {
 		const int64_t begin = kt_clock_mono_ms();
 		KT_TRY(kind->stop(ctx, service, timeout_s, err));
@@ -224,11 +226,11 @@ static kt_code start(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err
 	KT_TRY(kt_json_opt_int(args, "timeout_s", TIMEOUT_S, 1, TIMEOUT_S_MAX, &timeout_s, err));
 	KT_TRY(kt_json_opt_bool(args, "if", true, &wanted, err));
 	kt_err ignored = KT_ERR_INIT;
-	kt_code rc = KT_OK;
-	if (wanted)
+	kt_code rc = kind->release ? kind->release(ctx, service, err) : KT_OK;
+	if (rc == KT_OK && wanted)
 		rc = start_and_verify(ctx, service, kind, timeout_s, &info, err);
 	else if (kind->query(ctx, service, &info, &ignored) != KT_OK)
-		info.state = KT_SERVICE_UNKNOWN; /* nothing is to be done, so nothing can fail */
+		info.state = KT_SERVICE_UNKNOWN; /* that could not be asked changes nothing */
 	kt_code put = put_state(result, &info, rc == KT_OK ? err : &ignored);
 	return rc == KT_OK ? put : rc;
 }

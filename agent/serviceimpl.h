@@ -11,6 +11,9 @@ typedef struct kt_service_kind {
 	/* The object's members. KT_E_INPUT. */
 	kt_code (*check)(const cJSON *service, kt_err *err);
 	kt_code (*query)(kt_agent_ctx *ctx, const cJSON *service, kt_service_info *out, kt_err *err);
+	/* NULL: there is nothing to be done. From hold on nobody but us starts it, until release. */
+	kt_code (*hold)(kt_agent_ctx *ctx, const cJSON *service, kt_err *err);
+	kt_code (*release)(kt_agent_ctx *ctx, const cJSON *service, kt_err *err);
 	/* Ask it to stop; whether it has is seen by query. */
 	kt_code (*stop)(kt_agent_ctx *ctx, const cJSON *service, int64_t timeout_s, kt_err *err);
 	/* Start it. When it ran and said no: KT_OK, and `no` (size KT_SERVICE_NO, empty before) ends a sentence that

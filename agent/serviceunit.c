@@ -7,6 +7,7 @@
 #include "agent/output.h"
 #include "agent/redact.h"
 #include "agent/serviceimpl.h"
+#include "agent/unitguard.h"
 #include "base/log.h"
 #include "base/spawn.h"
 
@@ -66,7 +67,7 @@ static void property(const char *text, const char *name, char *out, size_t size)
 static kt_code show(const char *unit, kt_buf *out, kt_err *err)
 {
 	const char *argv[] = {
-		"systemctl", "show", "--no-pager", "--property=LoadState,ActiveState,MainPID,EnvironmentFiles",
+		"systemctl", "show", "--no-pager", "--property=Id,LoadState,ActiveState,MainPID,EnvironmentFiles",
 		"--",        unit,   NULL};
 	kt_buf errors = {.max = SHOW_MAX};
 	kt_spawn_end end;
@@ -105,6 +106,39 @@ static kt_code query(kt_agent_ctx *ctx, const cJSON *service, kt_service_info *o
 	kt_buf_free(&text);
 	return rc;
 }
+
+/* --- keeping it down ------------------------------------------------------------------------------------------------
+ */
+
+typedef kt_code guard(const kt_agent_ctx *ctx, const char *unit, kt_err *err);
+
+/* By the name that systemd itself uses: a drop-in of "looker" would not be one of "looker.service". */
+static kt_code by_id(kt_agent_ctx *ctx, const cJSON *service, guard *act, kt_err *err)
+{
+	kt_buf text = {.max = SHOW_MAX};
+	char id[UNIT_MAX + 1] = "";
+	kt_code rc = show(unit_of(service), &text, err);
+	if (rc == KT_OK)
+		property(kt_buf_cstr(&text), "Id", id, sizeof id);
+	kt_buf_free(&text);
+	if (rc == KT_OK && (!id[0] || strchr(id, '/')))
+		rc = kt_fail(err, KT_E_IO, "see whether systemd on the node answers", "systemd has no name for %s",
+			     unit_of(service));
+	return rc == KT_OK ? act(ctx, id, err) : rc;
+}
+
+static kt_code hold(kt_agent_ctx *ctx, const cJSON *service, kt_err *err)
+{
+	return by_id(ctx, service, kt_unitguard_set, err);
+}
+
+static kt_code release(kt_agent_ctx *ctx, const cJSON *service, kt_err *err)
+{
+	return by_id(ctx, service, kt_unitguard_clear, err);
+}
+
+/* --- changes --------------------------------------------------------------------------------------------------------
+ */
 
 /* systemctl VERB FLAG UNIT; when it says no, its first line in `no` (the others say where to read more). */
 static kt_code do_verb(const char *verb, const char *flag, const char *unit, int64_t timeout_ms, char *no, kt_err *err)
@@ -190,5 +224,10 @@ static void explain(kt_agent_ctx *ctx, const cJSON *service, char *out, size_t s
 	kt_buf_free(&text);
 }
 
-const kt_service_kind kt_service_unit = {
-	.check = check, .query = query, .stop = stop, .start = start, .explain = explain};
+const kt_service_kind kt_service_unit = {.check = check,
+					 .query = query,
+					 .hold = hold,
+					 .release = release,
+					 .stop = stop,
+					 .start = start,
+					 .explain = explain};

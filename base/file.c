@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,6 +10,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define TEMP_TAIL                                                                                                      \
+	".ktXX"                                                                                                        \
+	"XXXX" /* mkostemp replaces the six letters */
 enum { READ_CHUNK = 64 * 1024, TEMP_NAME = 4096 };
 
 static kt_code read_fd(int fd, const char *path, kt_buf *out, kt_err *err)
@@ -121,7 +125,7 @@ static kt_code fill_temp(int fd, const char *path, const void *bytes, size_t n, 
 static kt_code make_temp(const char *path, const void *bytes, size_t n, const kt_file_attr *attr, char temp[TEMP_NAME],
 			 kt_err *err)
 {
-	if ((size_t)snprintf(temp, TEMP_NAME, "%s.ktXXXXXX", path) >= TEMP_NAME)
+	if ((size_t)snprintf(temp, TEMP_NAME, "%s" TEMP_TAIL, path) >= TEMP_NAME)
 		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", path);
 	int fd = mkostemp(temp, O_CLOEXEC);
 	if (fd < 0)
@@ -146,6 +150,40 @@ kt_code kt_file_replace(const char *path, const void *bytes, size_t n, const kt_
 		return rc;
 	}
 	return kt_file_sync_folder(path, err);
+}
+
+/* Is `name` what make_temp names a temporary file of `of`? */
+static bool is_temp_of(const char *name, const char *of)
+{
+	size_t n = strlen(of);
+	size_t fixed = strcspn(TEMP_TAIL, "X");
+	return strlen(name) == n + sizeof TEMP_TAIL - 1 && strncmp(name, of, n) == 0 &&
+	       strncmp(name + n, TEMP_TAIL, fixed) == 0;
+}
+
+static kt_code sweep_folder(DIR *dir, const char *folder, const char *of, kt_err *err)
+{
+	for (const struct dirent *d = readdir(dir); d; d = readdir(dir))
+		if (is_temp_of(d->d_name, of) && unlinkat(dirfd(dir), d->d_name, 0) != 0 && errno != ENOENT)
+			return kt_fail_errno(err, errno, NULL, "%s/%s cannot be removed", folder, d->d_name);
+	return KT_OK;
+}
+
+kt_code kt_file_sweep(const char *path, kt_err *err)
+{
+	char *folder;
+	const char *slash = strrchr(path, '/');
+	KT_TRY(folder_of(path, &folder, err));
+	DIR *dir = opendir(folder);
+	kt_code rc = KT_OK;
+	if (dir)
+		rc = sweep_folder(dir, folder, slash ? slash + 1 : path, err);
+	else if (errno != ENOENT)
+		rc = kt_fail_errno(err, errno, NULL, "%s", folder);
+	if (dir)
+		(void)closedir(dir);
+	free(folder);
+	return rc;
 }
 
 /* rename() that never replaces; by a hard link where the file system has no such rename. */

@@ -30,6 +30,11 @@ KT_MUST_CHECK kt_code kt_file_replace(const char *path, const void *bytes, size_
  * already. Two processes that race for it: exactly one makes it. */
 KT_MUST_CHECK kt_code kt_file_create(const char *path, const void *bytes, size_t n, const kt_file_attr *attr,
 				     bool *made, kt_err *err);
+/*
+ * Remove the temporary files that a replace or create of `path` left because its process was killed; they may hold a key
+ * (S6). Only for a caller who knows that nobody else is writing `path` now.
+ */
+KT_MUST_CHECK kt_code kt_file_sweep(const char *path, kt_err *err);
 /* fsync the folder that holds `path`. */
 KT_MUST_CHECK kt_code kt_file_sync_folder(const char *path, kt_err *err);
 /* mkdir -p; what is made gets `mode`. An existing folder is fine, anything else in the way is an error. */

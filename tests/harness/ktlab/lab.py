@@ -9,7 +9,7 @@ import signal
 import tempfile
 import time
 
-from . import RUN, LabError, hsm, loopback, systemd_nodes
+from . import RUN, LabError, faultpoints, hsm, loopback, systemd_nodes
 from .coordinator import Canaries, Keyturn
 from .journal import Journal
 
@@ -17,9 +17,11 @@ KEY_FILES = "cmk*"
 
 
 class Lab:
-    """`kind` is "loopback" or "systemd". The application runs with `items` items; nothing is enrolled yet."""
+    """`kind` is "loopback" or "systemd". The application runs with `items` items; nothing is enrolled yet.
+    With `faults`, `fault_places` has a faultpoints.Place for "coordinator" and one for each node by name."""
 
-    def __init__(self, bin_folder, kind="loopback", n=3, items=100, label="keyturn-lab", settings=None):
+    def __init__(self, bin_folder, kind="loopback", n=3, items=100, label="keyturn-lab", settings=None,
+                 faults=False):
         os.makedirs(RUN, exist_ok=True)
         self.folder = tempfile.mkdtemp(prefix="lab-", dir=RUN)
         self.bin = os.path.abspath(bin_folder)
@@ -31,15 +33,26 @@ class Lab:
             self.canaries.add("the token's PIN", self.token.pin)
             cluster_class = {"loopback": loopback.LoopbackCluster, "systemd": systemd_nodes.SystemdCluster}[kind]
             self.cluster = cluster_class(n, folder=os.path.join(self.folder, "cluster"), bin_folder=bin_folder,
-                                         settings=settings)
+                                         settings=settings, preload=self._fault_library() if faults else None)
             self.canaries.add_key_text("the first cluster key", self.cluster.key_text)
             self.cluster.write_cluster_json(self.token)
             self.keyturn = Keyturn(os.path.join(bin_folder, "keyturn"), self.cluster.cluster_file, self.token.env,
                                    self.canaries)
+            if faults:
+                self._make_fault_places()
             self.cluster.start_app(items)
         except BaseException:
             self.close()
             raise
+
+    def _fault_library(self):
+        return os.path.join(self.bin, faultpoints.LIBRARY)
+
+    def _make_fault_places(self):
+        folder = os.path.join(self.folder, "faults")
+        self.fault_places = {node.name: faultpoints.Place(self.cluster.fault_folder(node)) for node in self.nodes}
+        self.fault_places[faultpoints.COORDINATOR] = faultpoints.Place(folder)
+        self.keyturn.env.update(LD_PRELOAD=self._fault_library(), KT_FAULTS=folder)
 
     def close(self):
         try:

@@ -35,7 +35,7 @@ UseDNS no
 LogLevel VERBOSE
 MaxStartups 256
 MaxSessions 32
-SetEnv SHLVL=5
+SetEnv SHLVL=5{environment}
 Subsystem sftp internal-sftp
 """
 # SHLVL: Debian's bash under sshd reads ~/.bashrc when it is 1; what stands there is no part of a test.
@@ -92,8 +92,9 @@ def end(folder):
 class LoopbackCluster(Cluster):
     """A context manager; `keep()` lets it outlive the process."""
 
-    def __init__(self, n, folder, bin_folder, name="looker", settings=None):
+    def __init__(self, n, folder, bin_folder, name="looker", settings=None, preload=None):
         super().__init__(folder, name)
+        self.preload = preload
         self.bin = os.path.abspath(bin_folder)
         self.user = pwd.getpwuid(os.getuid()).pw_name
         self.settings = settings or {}
@@ -177,12 +178,20 @@ class LoopbackCluster(Cluster):
         base = {name: os.environ[name] for name in ("PATH", "HOME", "USER", "LANG") if name in os.environ}
         return process.run(command, check=check, timeout=timeout, cwd=node.looker, env={**base, **env})
 
+    def fault_folder(self, node):
+        return os.path.join(self.node_folder(node.name), "faults")
+
+    def _preloaded(self, node):
+        """Of every login: the library of faultpoints.py, and its folder."""
+        return f" LD_PRELOAD={self.preload} KT_FAULTS={self.fault_folder(node)}" if self.preload else ""
+
     def start_sshd(self, node):
         folder = self.node_folder(node.name)
         config = os.path.join(folder, "sshd_config")
         with open(config, "w", encoding="utf-8") as f:
             f.write(SSHD_CONFIG.format(port=node.port, address=node.host, folder=folder, user=self.user,
                                        authorized=os.path.join(self.folder, "ssh", "authorized_keys"),
+                                       environment=self._preloaded(node),
                                        pam="yes" if _needs_pam() else "no"))
         log = os.path.join(folder, "sshd.log")
         with open(log, "ab") as output:

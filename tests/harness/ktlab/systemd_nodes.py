@@ -139,7 +139,7 @@ class SystemdNode(Node):
 class SystemdCluster(Cluster):
     """A context manager. The folder is made below build/run and removed at the end, unless one is given."""
 
-    def __init__(self, n, bin_folder, folder=None, name="looker", settings=None, start=True):
+    def __init__(self, n, bin_folder, folder=None, name="looker", settings=None, start=True, preload=None):
         why = missing()
         if why:
             raise LabError(why)
@@ -148,6 +148,7 @@ class SystemdCluster(Cluster):
         super().__init__(folder or tempfile.mkdtemp(prefix="nodes-", dir=RUN), name)
         self.bin = os.path.abspath(bin_folder)
         self.settings = settings or {}
+        self.preload = preload
         self.tag = f"kt{random.SystemRandom().randrange(16 ** 6):06x}"
         self.shared = os.path.join(self.folder, "shared")
         self.processes = {}
@@ -272,6 +273,18 @@ class SystemdCluster(Cluster):
         fd = os.open(node.path(ENV_FILE), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as f:
             f.write(app.env_text(LKR_MASTER_KEY_FILE=f"{LOOKER}/cmk"))
+        if self.preload:
+            self._preload_root(node)
+
+    def fault_folder(self, node):
+        return node.path("/etc/keyturn-faults")
+
+    def _preload_root(self, node):
+        """Into every program of the node, also through sudo: the library of faultpoints.py."""
+        library = f"/usr/local/lib/{os.path.basename(self.preload)}"
+        shutil.copy2(self.preload, node.path(library))
+        with open(node.path("/etc/ld.so.preload"), "w", encoding="utf-8") as f:
+            f.write(library + "\n")
 
     def _own_cgroup(self, node):
         """The process that becomes nspawn enters a cgroup of its own: containers that share one see each other's units."""

@@ -240,7 +240,9 @@ static const char systemctl[] =
 	"echo \"$@\" >>calls\n"
 	"[ -e mute ] && { echo Failed to connect to bus >&2; exit 1; }\n"
 	"case $1 in\n"
-	"show) [ -e nounit ] && { echo LoadState=not-found; echo ActiveState=inactive; echo MainPID=0; exit 0; }\n"
+	"show) echo \"UnitPath=/run/x/system $(pwd)/system.control $(pwd)/system /usr/lib/systemd/system\"\n"
+	"  echo Id=x.service\n"
+	"  [ -e nounit ] && { echo LoadState=not-found; echo ActiveState=inactive; echo MainPID=0; exit 0; }\n"
 	"  echo LoadState=loaded; echo ActiveState=$(cat active); echo MainPID=$(cat mainpid);\n"
 	"  [ -e crashes ] && [ $(cat active) = active ] && echo $(($(cat mainpid)+1)) >mainpid\n"
 	"  echo \"EnvironmentFiles=$(pwd)/env (ignore_errors=no)\" ;;\n"
@@ -306,7 +308,9 @@ static void units_stop_and_start(void **state)
 	assert_true(result_bool(&r, "was_active"));
 	assert_string_equal(result_str(&r, "state"), "inactive");
 	reply_free(&r);
-	assert_non_null(strstr(text_of("calls"), "stop --no-block -- x.service\n"));
+	assert_non_null(strstr(text_of("calls"), "daemon-reload\n"));
+	assert_true(strstr(text_of("calls"), "daemon-reload\n") <
+		    strstr(text_of("calls"), "stop --no-block -- x.service\n"));
 	c.step = "start";
 	ask_done(&c, "service.start", args);
 	assert_non_null(strstr(text_of("calls"), "start --no-ask-password -- x.service\n"));
@@ -322,6 +326,63 @@ static void units_stop_and_start(void **state)
 	assert_string_equal(result_str(&r, "state"), "failed");
 	assert_true(result_bool(&r, "was_active")); /* at the first attempt of this step */
 	reply_free(&r);
+	client_end(&c);
+}
+
+#define DROPIN "system/x.service.d/keyturn-looker.conf"
+
+/* The text of the drop-in that keeps x.service down, "" when there is none; it must name a flag that is there. */
+static const char *guard_text(void)
+{
+	char line[2 * PATH_MAX];
+	char flag[PATH_MAX];
+	(void)snprintf(flag, sizeof flag, "%s/clusters/looker/stopped/x.service", state_dir());
+	if (access(at(DROPIN), F_OK) != 0) {
+		assert_int_not_equal(access(flag, F_OK), 0);
+		return "";
+	}
+	assert_int_equal(access(flag, F_OK), 0);
+	(void)snprintf(line, sizeof line, "\n[Unit]\nAssertPathExists=!%s\n", flag);
+	assert_non_null(strstr(text_of(DROPIN), line));
+	return text_of(DROPIN);
+}
+
+static void a_stopped_unit_is_kept_down(void **state)
+{
+	(void)state;
+	client c;
+	const char *args = J("{'service':{'unit':'x.service'},'timeout_s':5}");
+	put_systemd("inactive"); /* down already: a boot would start it all the same */
+	client_start(&c);
+	c.step = "stop";
+	ask_done(&c, "service.stop", args);
+	assert_non_null(strstr(guard_text(), "Run R1 of cluster looker has stopped this unit"));
+	assert_non_null(strstr(guard_text(), "keyturn resume"));
+	c.step = "start";
+	ask_done(&c, "service.start", J("{'service':{'unit':'x.service'},'if':false}"));
+	assert_string_equal(guard_text(), "");
+	assert_int_not_equal(access(at("system/x.service.d"), F_OK), 0);
+	c.step = "stop";
+	c.attempt = 2;
+	ask_done(&c, "service.stop", args);
+	put_text("system/x.service.d/other.conf", "", 0644);
+	c.step = "start";
+	ask_done(&c, "service.start", args);
+	assert_string_equal(guard_text(), "");
+	assert_int_equal(access(at("system/x.service.d/other.conf"), F_OK), 0);
+	client_end(&c);
+}
+
+static void a_unit_that_cannot_be_kept_down_is_not_stopped(void **state)
+{
+	(void)state;
+	client c;
+	put_systemd("active");
+	put_text("system", "a file where the folder should be", 0644);
+	client_start(&c);
+	ask_bad(&c, "service.stop", J("{'service':{'unit':'x.service'},'timeout_s':5}"), KT_STATUS_FAILED, KT_E_IO,
+		"x.service cannot be kept from being started at a boot");
+	assert_null(strstr(text_of("calls"), "stop --no-block"));
 	client_end(&c);
 }
 
@@ -364,6 +425,8 @@ int main(void)
 		TEST(a_failing_start_does_not_tell_its_key),
 		TEST(unit_states),
 		TEST(units_stop_and_start),
+		TEST(a_stopped_unit_is_kept_down),
+		TEST(a_unit_that_cannot_be_kept_down_is_not_stopped),
 		TEST(units_that_do_not_come_up),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

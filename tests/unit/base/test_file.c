@@ -441,6 +441,25 @@ static void syncs_folders(void **state)
 	assert_non_null(strstr(err.msg, "none"));
 }
 
+static void sweeps_its_own_leftovers_alone(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	static const char *const left[] = {"f.ktAb12Zz", "f.kt000000"};
+	static const char *const others[] = {"f", "f.ktAb12Z", "f.ktAb12Zzz", "g.ktAb12Zz", "f.keyturn", "f.tkAb12Zz"};
+	for (size_t i = 0; i < sizeof left / sizeof left[0]; i++)
+		close(open(left[i], O_CREAT | O_WRONLY, 0600));
+	for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+		close(open(others[i], O_CREAT | O_WRONLY, 0600));
+	assert_kt_ok(kt_file_sweep("f", &err));
+	for (size_t i = 0; i < sizeof left / sizeof left[0]; i++)
+		assert_int_not_equal(access(left[i], F_OK), 0);
+	for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+		assert_int_equal(access(others[i], F_OK), 0);
+	assert_kt_ok(kt_file_sweep("none/f", &err));
+	assert_kt_fails(KT_E_IO, kt_file_sweep("f/g", &err));
+}
+
 static void writes_all_or_says_why(void **state)
 {
 	(void)state;
@@ -477,6 +496,7 @@ int main(void)
 		KT_CASE(kill_at_any_moment_leaves_a_whole_file),
 		KT_CASE(makes_folders),
 		KT_CASE(syncs_folders),
+		KT_CASE(sweeps_its_own_leftovers_alone),
 		KT_CASE(writes_all_or_says_why),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
