@@ -31,8 +31,8 @@ KT_MUST_CHECK kt_code kt_file_replace(const char *path, const void *bytes, size_
 KT_MUST_CHECK kt_code kt_file_create(const char *path, const void *bytes, size_t n, const kt_file_attr *attr,
 				     bool *made, kt_err *err);
 /*
- * Remove the temporary files that a replace or create of `path` left because its process was killed; they may hold a key
- * (S6). Only for a caller who knows that nobody else is writing `path` now.
+ * Remove the temporary files that a replace or create of `path` left because its process was killed; they may hold a
+ * key (S6). Only for a caller who knows that nobody else is writing `path` now.
  */
 KT_MUST_CHECK kt_code kt_file_sweep(const char *path, kt_err *err);
 /* fsync the folder that holds `path`. */
