@@ -53,26 +53,30 @@ static kt_status replay(const char *dir, cJSON *result, kt_err *err)
 	if (rc == KT_OK && !found)
 		rc = kt_fail(err, KT_E_AUDIT, NULL, "%s/outcome.json has gone", dir);
 	if (rc != KT_OK)
-		return KT_STATUS_FAILED;
+		return KT_STATUS_UNKNOWN; /* it was done once, and how that ended can't be told any more */
 	kt_status status = o.status;
 	*err = o.error;
 	cJSON_ArrayForEach(item, o.result) if (kt_json_add(result, item->string, cJSON_Duplicate(item, 1), err) !=
-					       KT_OK) status = KT_STATUS_FAILED;
+					       KT_OK) status = KT_STATUS_UNKNOWN;
 	kt_spool_outcome_free(&o);
 	return status;
 }
 
 /*
  * Act, then record. An outcome that can't be recorded is still told truthfully: the verb may be done again, and then
- * answers the same. What was broken off, or may be asked again, has no outcome yet.
+ * answers the same. What was broken off, or may be asked again, has no outcome yet; nor has what was begun earlier and
+ * finds its own records damaged.
  */
-static kt_status act_and_record(const kt_verb *v, kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+static kt_status act_and_record(const kt_verb *v, kt_agent_ctx *ctx, const cJSON *args, kt_spool_state state,
+				cJSON *result, kt_err *err)
 {
 	kt_err trouble = KT_ERR_INIT;
 	kt_status status = v->act(ctx, args, result, err);
 	if (v->repeat == KT_VERB_ONCE || status == KT_STATUS_RETRY ||
 	    (status != KT_STATUS_OK && err->code == KT_E_INTERRUPTED))
 		return status;
+	if (status == KT_STATUS_FAILED && err->code == KT_E_AUDIT && state == KT_SPOOL_STARTED)
+		return KT_STATUS_UNKNOWN;
 	if (kt_spool_finish(ctx->spool, status, result, err, &trouble) != KT_OK)
 		kt_log(KT_LOG_WARN, "%s: %s", v->name, trouble.msg);
 	return status;
@@ -86,9 +90,18 @@ static kt_status not_gone_on_with(const kt_verb *v, const kt_agent_ctx *ctx, kt_
 	KT_IGNORE(kt_fail(err, KT_E_REFUSED, "the coordinator decides anew", "%s was %s", v->name,
 			  state == KT_SPOOL_NEW ? "never started: its request had not arrived"
 						: "begun and broken off; it is not gone on with under this key"));
-	if (kt_spool_finish(ctx->spool, KT_STATUS_FAILED, NULL, err, &trouble) != KT_OK)
-		*err = trouble;
-	return KT_STATUS_FAILED;
+	if (kt_spool_finish(ctx->spool, KT_STATUS_FAILED, NULL, err, &trouble) == KT_OK)
+		return KT_STATUS_FAILED;
+	*err = trouble;
+	return KT_STATUS_UNKNOWN; /* a request that comes late may still bring it about */
+}
+
+/* Nothing is done now. Was it done before? A record that can't be read leaves that open. */
+static kt_status not_done(const kt_agent_ctx *ctx, const kt_err *err)
+{
+	if (err->code == KT_E_BUSY || err->code == KT_E_INTERRUPTED || kt_spool_unused(ctx->spool))
+		return KT_STATUS_FAILED;
+	return KT_STATUS_UNKNOWN;
 }
 
 static kt_status recorded(const kt_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
@@ -96,28 +109,28 @@ static kt_status recorded(const kt_verb *v, kt_agent_ctx *ctx, const kt_request 
 	kt_spool_state state;
 	/* While we waited for the lock, somebody may have taken over. */
 	if (kt_epoch_admit(ctx->state, r->cluster, r->run, r->epoch, err) != KT_OK ||
-	    kt_detached_check(ctx->state, r->cluster, ctx->spool, err) != KT_OK ||
-	    kt_spool_begin(ctx->spool, r, v->hidden, &state, err) != KT_OK)
-		return KT_STATUS_FAILED;
+	    kt_detached_check(ctx->state, r->cluster, ctx->spool, err) != KT_OK)
+		return not_done(ctx, err);
+	if (kt_spool_begin(ctx->spool, r, v->hidden, &state, err) != KT_OK)
+		return state == KT_SPOOL_NEW ? KT_STATUS_FAILED : KT_STATUS_UNKNOWN;
 	if (state == KT_SPOOL_DONE)
 		return replay(ctx->spool, result, err);
 	if (ctx->settle && v->repeat == KT_VERB_AGAIN)
 		return not_gone_on_with(v, ctx, state, err);
-	return act_and_record(v, ctx, r->args, result, err);
+	return act_and_record(v, ctx, r->args, state, result, err);
 }
 
 static kt_status change(const kt_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
 {
 	kt_buf dir = KT_BUF_INIT;
 	kt_status status = KT_STATUS_FAILED;
-	kt_code rc = kt_spool_path(ctx->state, r, &dir, err);
-	if (rc == KT_OK)
-		rc = kt_epoch_admit(ctx->state, r->cluster, r->run, r->epoch, err);
-	if (rc == KT_OK)
-		rc = kt_node_lock(ctx, err);
-	if (rc == KT_OK) {
+	if (kt_spool_path(ctx->state, r, &dir, err) == KT_OK) {
 		ctx->spool = kt_buf_cstr(&dir);
-		status = recorded(v, ctx, r, result, err);
+		if (kt_epoch_admit(ctx->state, r->cluster, r->run, r->epoch, err) != KT_OK ||
+		    kt_node_lock(ctx, err) != KT_OK)
+			status = not_done(ctx, err);
+		else
+			status = recorded(v, ctx, r, result, err);
 	}
 	kt_node_unlock(ctx);
 	kt_buf_free(&dir);

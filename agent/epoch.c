@@ -12,13 +12,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/record.h"
 #include "agent/spool.h"
 #include "base/clock.h"
-#include "base/file.h"
 
-enum { PATH_TEXT = 4096, RECORD_MAX = 4096, WAIT_MS = 50, SAY_MS = 5000 };
-
-static const kt_file_attr private_file = {.mode = 0600, .uid = (uid_t)KT_KEEP, .gid = (gid_t)KT_KEEP};
+enum { PATH_TEXT = KT_RECORD_PATH, WAIT_MS = 50, SAY_MS = 5000 };
 
 static kt_code cluster_path(const char *state, const char *cluster, const char *name, char out[PATH_TEXT], kt_err *err)
 {
@@ -47,6 +45,9 @@ static kt_code lock_folder(const char *state, const char *cluster, int *fd, kt_e
 	return rc;
 }
 
+static const char lost_epoch[] =
+	"see that no other coordinator works on this cluster, then remove it: `keyturn resume` records its epoch again";
+
 /* "EPOCH RUN\n" */
 static kt_code parse_epoch(const char *path, const char *text, kt_epoch *out, kt_err *err)
 {
@@ -55,9 +56,7 @@ static kt_code parse_epoch(const char *path, const char *text, kt_epoch *out, kt
 	long long n = strtoll(text, &end, 10);
 	size_t run = *end == ' ' ? strcspn(end + 1, "\n") : 0;
 	if (errno || n < 1 || run == 0 || run > KT_NAME_MAX || strcmp(end + 1 + run, "\n") != 0)
-		return kt_fail(err, KT_E_AUDIT,
-			       "find out by hand which run holds this node, then write \"EPOCH RUN\" there",
-			       "%s is damaged", path);
+		return kt_fail(err, KT_E_AUDIT, lost_epoch, "%s is damaged: it holds no epoch", path);
 	out->epoch = n;
 	memcpy(out->run, end + 1, run);
 	out->run[run] = '\0';
@@ -67,31 +66,50 @@ static kt_code parse_epoch(const char *path, const char *text, kt_epoch *out, kt
 kt_code kt_epoch_read(const char *state, const char *cluster, kt_epoch *out, kt_err *err)
 {
 	char path[PATH_TEXT];
+	bool found;
 	*out = (kt_epoch){0};
 	KT_TRY(cluster_path(state, cluster, "/epoch", path, err));
-	if (access(path, F_OK) != 0 && errno == ENOENT)
-		return KT_OK;
-	kt_buf text = {.max = RECORD_MAX};
-	kt_code rc = kt_file_read(path, &text, err);
-	if (rc == KT_OK)
+	kt_buf text = {.max = PATH_TEXT};
+	kt_code rc = kt_record_read(path, lost_epoch, &found, &text, err);
+	if (rc == KT_OK && found)
 		rc = parse_epoch(path, kt_buf_cstr(&text), out, err);
+	kt_buf_free(&text);
+	return rc;
+}
+
+/* The record itself, and the names of the folders that it lies in: whoever made them may have been killed before. */
+static kt_code write_epoch(const char *state, const char *cluster, const char *run, int64_t epoch, kt_err *err)
+{
+	char path[PATH_TEXT];
+	KT_TRY(cluster_path(state, cluster, "", path, err));
+	KT_TRY(kt_file_sync_folder(path, err));
+	*strrchr(path, '/') = '\0';
+	KT_TRY(kt_file_sync_folder(path, err));
+	KT_TRY(cluster_path(state, cluster, "/epoch", path, err));
+	kt_buf text = KT_BUF_INIT;
+	kt_code rc = kt_buf_printf(&text, err, "%" PRId64 " %s\n", epoch, run);
+	if (rc == KT_OK)
+		rc = kt_record_replace(path, &text, &kt_record_private, err);
 	kt_buf_free(&text);
 	return rc;
 }
 
 static kt_code record(const char *state, const char *cluster, const char *run, int64_t epoch, kt_err *err)
 {
-	char path[PATH_TEXT];
-	char text[128];
-	KT_TRY(cluster_path(state, cluster, "/epoch", path, err));
-	int n = snprintf(text, sizeof text, "%" PRId64 " %s\n", epoch, run);
-	kt_code rc = kt_file_replace(path, text, (size_t)n, &private_file, err);
-	if (rc == KT_OK)
+	if (write_epoch(state, cluster, run, epoch, err) == KT_OK)
 		return KT_OK;
-	rc = kt_err_prefix(err, KT_E_AUDIT, "epoch %" PRId64 " cannot be recorded", epoch);
-	if (err)
-		err->code = rc = KT_E_AUDIT;
-	return rc;
+	char what[64];
+	(void)snprintf(what, sizeof what, "epoch %" PRId64, epoch);
+	return kt_record_failed(err, what);
+}
+
+/* The same epoch as before is durable, too: whoever recorded it may have been killed before it was. */
+static kt_code confirm(const char *state, const char *cluster, kt_err *err)
+{
+	char path[PATH_TEXT];
+	KT_TRY(cluster_path(state, cluster, "/epoch", path, err));
+	kt_code rc = kt_file_sync_folder(path, err);
+	return rc == KT_OK ? KT_OK : kt_record_failed(err, "the epoch");
 }
 
 static kt_code admit_locked(const char *state, const char *cluster, const char *run, int64_t epoch, kt_err *err)
@@ -104,7 +122,7 @@ static kt_code admit_locked(const char *state, const char *cluster, const char *
 			       "this node follows epoch %" PRId64 " of run %s of cluster %s; epoch %" PRId64
 			       " of run %s is refused",
 			       seen.epoch, seen.run, cluster, epoch, run);
-	return epoch > seen.epoch ? record(state, cluster, run, epoch, err) : KT_OK;
+	return epoch > seen.epoch ? record(state, cluster, run, epoch, err) : confirm(state, cluster, err);
 }
 
 kt_code kt_epoch_admit(const char *state, const char *cluster, const char *run, int64_t epoch, kt_err *err)
@@ -181,11 +199,19 @@ void kt_node_unlock(kt_agent_ctx *ctx)
 /* --- Detached work --------------------------------------------------------------------------------------------------
  */
 
+static const char lost_detached[] = "look with ps for a process `keyturn-agent run` and what it started; when there is "
+				    "none any more, remove the file";
+
 kt_code kt_detached_set(const kt_agent_ctx *ctx, const char *spool, kt_err *err)
 {
 	char path[PATH_TEXT];
 	KT_TRY(cluster_path(ctx->state, ctx->cluster, "/detached", path, err));
-	return kt_file_replace(path, spool, strlen(spool), &private_file, err);
+	kt_buf text = KT_BUF_INIT;
+	kt_code rc = kt_buf_printf(&text, err, "%s\n", spool);
+	if (rc == KT_OK)
+		rc = kt_record_replace(path, &text, &kt_record_private, err);
+	kt_buf_free(&text);
+	return rc;
 }
 
 /* Nobody has begun it: from now on nobody can. */
@@ -200,16 +226,32 @@ static kt_code call_off(const char *spool, kt_err *err)
 	return kt_spool_finish(spool, KT_STATUS_FAILED, NULL, &why, err);
 }
 
-static kt_code check_work(const char *spool, kt_err *err)
+/* Whether it still runs cannot be told from its records. */
+static kt_code untold(const char *detached, kt_err *err)
+{
+	char remedy[KT_ERR_REMEDY];
+	(void)snprintf(remedy, sizeof remedy,
+		       "look with ps for its `keyturn-agent run` and what that started; when there is none any more, "
+		       "remove %.300s",
+		       detached);
+	kt_err why = *err;
+	return kt_fail(err, KT_E_AUDIT, remedy, "whether detached work still runs on this node is not known: %.700s",
+		       why.msg);
+}
+
+static kt_code check_work(const char *detached, const char *spool, kt_err *err)
 {
 	kt_spool_outcome outcome;
 	kt_spool_work work;
+	kt_err damaged = KT_ERR_INIT;
 	bool found;
-	KT_TRY(kt_spool_outcome_load(spool, &found, &outcome, err));
+	/* An outcome that can't be read says nothing; the processes do. */
+	kt_code rc = kt_spool_outcome_load(spool, &found, &outcome, &damaged);
 	kt_spool_outcome_free(&outcome);
-	if (found)
+	if (rc == KT_OK && found)
 		return KT_OK;
-	KT_TRY(kt_spool_work_of(spool, &work, err));
+	if (kt_spool_work_of(spool, &work, err) != KT_OK)
+		return untold(detached, err);
 	if (!work.claimed)
 		return call_off(spool, err);
 	if (!work.alive)
@@ -221,13 +263,15 @@ static kt_code check_work(const char *spool, kt_err *err)
 kt_code kt_detached_check(const char *state, const char *cluster, const char *except, kt_err *err)
 {
 	char path[PATH_TEXT];
+	bool found;
 	KT_TRY(cluster_path(state, cluster, "/detached", path, err));
-	if (access(path, F_OK) != 0 && errno == ENOENT)
-		return KT_OK;
-	kt_buf spool = {.max = PATH_TEXT};
-	kt_code rc = kt_file_read(path, &spool, err);
-	if (rc == KT_OK && (!except || strcmp(except, kt_buf_cstr(&spool)) != 0))
-		rc = check_work(kt_buf_cstr(&spool), err);
-	kt_buf_free(&spool);
+	kt_buf text = {.max = 2 * PATH_TEXT};
+	kt_code rc = kt_record_read(path, lost_detached, &found, &text, err);
+	if (rc == KT_OK && found) {
+		text.data[strcspn(kt_buf_cstr(&text), "\n")] = '\0';
+		if (!except || strcmp(except, kt_buf_cstr(&text)) != 0)
+			rc = check_work(path, kt_buf_cstr(&text), err);
+	}
+	kt_buf_free(&text);
 	return rc;
 }

@@ -30,7 +30,8 @@ void kt_node_unlock(kt_agent_ctx *ctx);
 /* Remember which detached work was started last in this cluster (`spool` is its folder); durable. */
 KT_MUST_CHECK kt_code kt_detached_set(const kt_agent_ctx *ctx, const char *spool, kt_err *err);
 /* KT_E_BUSY when detached work of this cluster, other than that of the folder `except` (NULL: none), has no outcome yet
- * and still runs. Work that was asked for but not begun is called off for good. */
+ * and still runs; KT_E_AUDIT when a damaged record leaves that open. Work that was asked for but not begun is called
+ * off for good. */
 KT_MUST_CHECK kt_code kt_detached_check(const char *state, const char *cluster, const char *except, kt_err *err);
 
 #endif

@@ -10,11 +10,13 @@
 
 /* --- Starting ----------------------------------------------------------------------------------------------------- */
 
-/* No runner has claimed it: see to it that none can any more, so that "failed" is certain. */
+/* No runner has claimed it: see to it that none can any more, so that "failed" is certain. Where even that cannot be
+ * recorded it is not: a runner of an earlier agent may still come. */
 static kt_code give_up(const char *spool, const kt_err *why, kt_err *err)
 {
 	bool mine;
-	KT_TRY(kt_spool_claim(spool, &mine, err));
+	if (kt_spool_claim(spool, &mine, err) != KT_OK)
+		return KT_E_UNKNOWN;
 	return mine ? kt_spool_finish(spool, KT_STATUS_FAILED, NULL, why, err) : KT_OK;
 }
 
@@ -46,9 +48,8 @@ kt_code kt_once_begin(kt_agent_ctx *ctx, kt_once_start_fn *start, void *arg, kt_
 	kt_spool_work work;
 	kt_err why = KT_ERR_INIT;
 	/* Who cannot read whether it was begun must not say that it was not. */
-	kt_code rc = kt_spool_work_of(ctx->spool, &work, err);
-	if (rc != KT_OK)
-		return kt_err_prefix(err, KT_E_UNKNOWN, "whether it was begun before cannot be read");
+	if (kt_spool_work_of(ctx->spool, &work, err) != KT_OK)
+		return KT_E_UNKNOWN;
 	if (work.claimed)
 		return KT_OK;
 	if (ctx->settle)
@@ -106,10 +107,13 @@ kt_status kt_once_look(const char *spool, bool *runs, cJSON *result, kt_err *err
 	bool found;
 	*runs = false;
 	/* First whether it is alive, then whether it has recorded: an outcome is recorded before the end. */
-	if (kt_spool_work_of(spool, &work, err) != KT_OK || kt_spool_outcome_load(spool, &found, &o, err) != KT_OK)
+	kt_code rc = kt_spool_work_of(spool, &work, err);
+	if (kt_spool_outcome_load(spool, &found, &o, err) != KT_OK)
 		return KT_STATUS_UNKNOWN;
 	if (found)
 		return answer(&o, result, err);
+	if (rc != KT_OK)
+		return KT_STATUS_UNKNOWN;
 	if (!work.alive || work.runner.pid == getpid()) /* claimed by ourselves to keep others off */
 		return lost(spool, &work, err);
 	*runs = true;

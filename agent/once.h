@@ -15,7 +15,8 @@ typedef kt_code kt_once_start_fn(void *arg, const char *spool, char report[KT_ER
 /*
  * A request for such work has come, and its intent is recorded: have a runner started by `start`, unless the work was
  * begun before or may only be settled. KT_OK: it is claimed, by a runner or by ourselves because there will be none,
- * and kt_once_look tells how it stands. KT_E_UNKNOWN: the spool cannot be read. Anything else: certainly not started.
+ * and kt_once_look tells how it stands. KT_E_UNKNOWN (*err has its own class): the spool cannot be read or written.
+ * Anything else: certainly not started.
  */
 KT_MUST_CHECK kt_code kt_once_begin(kt_agent_ctx *ctx, kt_once_start_fn *start, void *arg, kt_err *err);
 

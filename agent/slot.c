@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "agent/keyref.h"
-#include "base/file.h"
+#include "agent/record.h"
 #include "wire/message.h"
 
 enum { PEM_MAX = 8000, BLOB_MAX = 16 * 1024 };
@@ -174,18 +174,16 @@ kt_code kt_slot_unwrap(const char *state, const kt_blob *blob, kt_secret *key, k
 	return rc;
 }
 
+static const char lost_slot[] = "`keyturn rollback` removes it, and the next run delivers a new key";
+
 /* *found is false when there is none. */
 static kt_code load_slot(const char *path, bool *found, kt_blob *blob, kt_err *err)
 {
 	kt_buf text = {.max = BLOB_MAX};
-	*found = false;
-	if (access(path, F_OK) != 0 && errno == ENOENT)
-		return KT_OK;
-	kt_code rc = kt_file_read(path, &text, err);
-	if (rc == KT_OK)
+	kt_code rc = kt_record_read(path, lost_slot, found, &text, err);
+	if (rc == KT_OK && *found)
 		rc = kt_blob_from_text(path, text.data, text.len, blob, err);
 	kt_buf_free(&text);
-	*found = rc == KT_OK;
 	return rc;
 }
 
@@ -194,7 +192,7 @@ static kt_code write_slot(const char *path, const kt_blob *blob, kt_err *err)
 	kt_buf text = KT_BUF_INIT;
 	kt_code rc = kt_blob_to_text(blob, &text, err);
 	if (rc == KT_OK)
-		rc = kt_file_replace(path, text.data, text.len, &key_file, err);
+		rc = kt_record_replace(path, &text, &key_file, err);
 	kt_buf_free(&text);
 	return rc;
 }

@@ -9,27 +9,24 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent/record.h"
 #include "base/codec.h"
-#include "base/file.h"
 
-enum { PATH_TEXT = 4096, RESERVE = 32 * 1024, RECORD_MAX = 2 * 1024 * 1024, NOTE_MAX = 16 * 1024 };
+enum { PATH_TEXT = KT_RECORD_PATH, RESERVE = 32 * 1024, NOTE_MAX = 16 * 1024 };
 
-static const kt_file_attr private_file = {.mode = 0600, .uid = (uid_t)KT_KEEP, .gid = (gid_t)KT_KEEP};
+/* What a damaged record means, and what can still be done. */
+static const char lost_request[] = "nothing is done under this key any more; `keyturn resume` asks with a new one, and "
+				   "after the rekey the probe tells which key opens the data";
+static const char lost_note[] =
+	"see by hand whether the service is to run, then `keyturn resume`: the way back starts it";
+static const char lost_process[] =
+	"look with ps for its `keyturn-agent run` and for the command itself; the probe tells which key opens the data";
 
 static kt_code in_folder(const char *dir, const char *name, char out[PATH_TEXT], kt_err *err)
 {
 	if ((size_t)snprintf(out, PATH_TEXT, "%s/%s", dir, name) >= PATH_TEXT)
 		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", dir);
 	return KT_OK;
-}
-
-/* What cannot be recorded is a failure of its own class, whatever the disk said. */
-static kt_code not_recorded(kt_err *err, const char *what)
-{
-	kt_code rc = kt_err_prefix(err, KT_E_AUDIT, "%s cannot be recorded", what);
-	if (err)
-		err->code = rc = KT_E_AUDIT;
-	return rc;
 }
 
 kt_code kt_spool_path(const char *state, const kt_request *r, kt_buf *dir, kt_err *err)
@@ -39,14 +36,12 @@ kt_code kt_spool_path(const char *state, const kt_request *r, kt_buf *dir, kt_er
 			     (long long)r->attempt);
 }
 
-/* mkdir that is on the disk when it returns. */
+/* mkdir that is on the disk when it returns; also when it was made by somebody who was killed before the sync. */
 static kt_code make_folder(const char *path, kt_err *err)
 {
-	if (mkdir(path, 0700) == 0)
-		return kt_file_sync_folder(path, err);
-	if (errno == EEXIST)
-		return KT_OK;
-	return kt_fail_errno(err, errno, NULL, "the folder %s cannot be made", path);
+	if (mkdir(path, 0700) != 0 && errno != EEXIST)
+		return kt_fail_errno(err, errno, NULL, "the folder %s cannot be made", path);
+	return kt_file_sync_folder(path, err);
 }
 
 static kt_code make_folders(const char *dir, kt_err *err)
@@ -123,29 +118,26 @@ static kt_code intent_text(const kt_request *r, const char *hide, kt_buf *out, k
 	return rc;
 }
 
-static kt_code load(const char *dir, const char *name, bool *found, cJSON **json, kt_err *err)
+static kt_code load(const char *dir, const char *name, const char *remedy, cJSON **json, kt_err *err)
 {
 	char path[PATH_TEXT];
 	*json = NULL;
-	*found = false;
 	KT_TRY(in_folder(dir, name, path, err));
-	if (access(path, F_OK) != 0 && errno == ENOENT)
-		return KT_OK;
-	kt_buf text = {.max = RECORD_MAX};
-	kt_code rc = kt_file_read(path, &text, err);
-	if (rc == KT_OK)
-		rc = kt_json_parse(path, text.data, text.len, json, err);
-	kt_buf_free(&text);
-	*found = rc == KT_OK;
-	return rc;
+	return kt_record_read_json(path, remedy, json, err);
+}
+
+static kt_code exists(const char *dir, const char *name, bool *found, kt_err *err)
+{
+	char path[PATH_TEXT];
+	KT_TRY(in_folder(dir, name, path, err));
+	return kt_record_exists(path, found, err);
 }
 
 kt_code kt_spool_intent(const char *dir, cJSON **json, kt_request *r, kt_err *err)
 {
-	bool found;
-	KT_TRY(load(dir, "intent.json", &found, json, err));
-	if (!found)
-		return kt_fail(err, KT_E_IO, NULL, "%s/intent.json is missing", dir);
+	KT_TRY(load(dir, "intent.json", lost_request, json, err));
+	if (!*json)
+		return kt_fail(err, KT_E_AUDIT, lost_request, "%s/intent.json is missing", dir);
 	kt_code rc = kt_request_decode(*json, r, err);
 	if (rc != KT_OK) {
 		cJSON_Delete(*json);
@@ -154,28 +146,19 @@ kt_code kt_spool_intent(const char *dir, cJSON **json, kt_request *r, kt_err *er
 	return rc;
 }
 
-/* The same request, apart from what names the conversation (id) and the coordinator (epoch)? */
-static kt_code same_request(const char *dir, const kt_request *r, const char *hide, kt_err *err)
+/* Is `was` the same request as `r`, apart from what names the conversation (id) and the coordinator (epoch)? */
+static kt_code same_request(const char *dir, const kt_request *was, const kt_request *r, const char *hide, kt_err *err)
 {
-	kt_request was;
-	cJSON *json;
 	cJSON *args = NULL;
-	KT_TRY(kt_spool_intent(dir, &json, &was, err));
-	kt_code rc = kept_args(r, hide, &args, err);
-	if (rc == KT_OK && (strcmp(was.cluster, r->cluster) != 0 || strcmp(was.verb, r->verb) != 0 ||
-			    strcmp(was.node, r->node) != 0 || !cJSON_Compare(was.args, args, 1)))
-		rc = kt_fail(err, KT_E_AUDIT, "a new request needs a new attempt number",
-			     "%s was already used for another request (%s of cluster %s): nothing was done", dir,
-			     was.verb, was.cluster);
+	KT_TRY(kept_args(r, hide, &args, err));
+	bool same = strcmp(was->cluster, r->cluster) == 0 && strcmp(was->verb, r->verb) == 0 &&
+		    strcmp(was->node, r->node) == 0 && cJSON_Compare(was->args, args, 1);
 	cJSON_Delete(args);
-	cJSON_Delete(json);
-	return rc;
-}
-
-static bool exists(const char *dir, const char *name)
-{
-	char path[PATH_TEXT];
-	return in_folder(dir, name, path, NULL) == KT_OK && access(path, F_OK) == 0;
+	if (same)
+		return KT_OK;
+	return kt_fail(err, KT_E_AUDIT, "a new request needs a new attempt number",
+		       "%s was already used for another request (%s of cluster %s): nothing was done", dir, was->verb,
+		       was->cluster);
 }
 
 static kt_code write_intent(const char *dir, const kt_request *r, const char *hide, kt_err *err)
@@ -185,37 +168,90 @@ static kt_code write_intent(const char *dir, const kt_request *r, const char *hi
 	kt_buf text = KT_BUF_INIT;
 	kt_code rc = intent_text(r, hide, &text, err);
 	if (rc == KT_OK)
-		rc = kt_file_replace(path, text.data, text.len, &private_file, err);
+		rc = kt_record_replace(path, &text, &kt_record_private, err);
 	kt_buf_free(&text);
 	return rc;
 }
 
-kt_code kt_spool_begin(const char *dir, const kt_request *r, const char *hide, kt_spool_state *state, kt_err *err)
+/* No intent: then nothing else can be there but room for an outcome, unless the intent was lost. */
+static kt_code check_unused(const char *dir, kt_err *err)
 {
-	if (exists(dir, "intent.json")) {
-		KT_TRY(same_request(dir, r, hide, err));
-		*state = exists(dir, "outcome.json") ? KT_SPOOL_DONE : KT_SPOOL_STARTED;
-		if (*state == KT_SPOOL_STARTED && !exists(dir, "outcome.reserve") && reserve(dir, err) != KT_OK)
-			return not_recorded(err, r->verb);
-		return KT_OK;
+	static const char *const later[] = {"outcome.json", "note.json", "pid", "child"};
+	for (size_t i = 0; i < sizeof later / sizeof later[0]; i++) {
+		bool found;
+		KT_TRY(exists(dir, later[i], &found, err));
+		if (found)
+			return kt_fail(err, KT_E_AUDIT, lost_request, "%s/intent.json is missing", dir);
 	}
-	*state = KT_SPOOL_NEW;
+	return KT_OK;
+}
+
+bool kt_spool_unused(const char *dir)
+{
+	bool found;
+	return exists(dir, "intent.json", &found, NULL) == KT_OK && !found && check_unused(dir, NULL) == KT_OK;
+}
+
+static kt_code begin_new(const char *dir, const kt_request *r, const char *hide, kt_err *err)
+{
 	kt_code rc = make_folders(dir, err);
 	if (rc == KT_OK)
 		rc = reserve(dir, err);
 	if (rc == KT_OK)
 		rc = write_intent(dir, r, hide, err);
-	return rc == KT_OK ? KT_OK : not_recorded(err, r->verb);
+	return rc == KT_OK ? KT_OK : kt_record_failed(err, r->verb);
+}
+
+/* It was asked for before. Whoever began it may have been killed before its records were durable. */
+static kt_code begin_again(const char *dir, const kt_request *r, kt_spool_state *state, kt_err *err)
+{
+	char path[PATH_TEXT];
+	bool done;
+	bool room;
+	KT_TRY(exists(dir, "outcome.json", &done, err));
+	KT_TRY(exists(dir, "outcome.reserve", &room, err));
+	kt_code rc = done || room ? KT_OK : reserve(dir, err);
+	if (rc == KT_OK)
+		rc = in_folder(dir, "intent.json", path, err);
+	if (rc == KT_OK)
+		rc = kt_file_sync_folder(path, err);
+	if (rc != KT_OK)
+		return kt_record_failed(err, r->verb);
+	*state = done ? KT_SPOOL_DONE : KT_SPOOL_STARTED;
+	return KT_OK;
+}
+
+kt_code kt_spool_begin(const char *dir, const kt_request *r, const char *hide, kt_spool_state *state, kt_err *err)
+{
+	kt_request was;
+	cJSON *json;
+	bool found;
+	*state = KT_SPOOL_STARTED;
+	KT_TRY(exists(dir, "intent.json", &found, err));
+	if (!found) {
+		KT_TRY(check_unused(dir, err));
+		*state = KT_SPOOL_NEW;
+		return begin_new(dir, r, hide, err);
+	}
+	KT_TRY(kt_spool_intent(dir, &json, &was, err));
+	kt_code rc = same_request(dir, &was, r, hide, err);
+	cJSON_Delete(json);
+	if (rc != KT_OK) {
+		*state = KT_SPOOL_NEW;
+		return rc;
+	}
+	return begin_again(dir, r, state, err);
 }
 
 /* --- Outcomes -------------------------------------------------------------------------------------------------------
  */
 
 /* Into the reserved blocks, then by its name. */
-static kt_code write_reserved(const char *dir, const kt_buf *text, kt_err *err)
+static kt_code write_reserved(const char *dir, kt_buf *text, kt_err *err)
 {
 	char from[PATH_TEXT];
 	char to[PATH_TEXT];
+	KT_TRY(kt_record_seal(text, err));
 	KT_TRY(in_folder(dir, "outcome.reserve", from, err));
 	KT_TRY(in_folder(dir, "outcome.json", to, err));
 	int fd = open(from, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -230,34 +266,44 @@ static kt_code write_reserved(const char *dir, const kt_buf *text, kt_err *err)
 	return rc == KT_OK ? kt_file_sync_folder(to, err) : rc;
 }
 
+static kt_code outcome_text(kt_status status, const cJSON *result, const kt_err *error, kt_buf *text, kt_err *err)
+{
+	cJSON *json = cJSON_CreateObject();
+	if (!json)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	kt_code rc = kt_outcome_encode(status, result, error, json, err);
+	if (rc == KT_OK)
+		rc = kt_json_print(json, text, err);
+	cJSON_Delete(json);
+	return rc;
+}
+
 kt_code kt_spool_finish(const char *dir, kt_status status, const cJSON *result, const kt_err *error, kt_err *err)
 {
-	if (exists(dir, "outcome.json"))
-		return KT_OK;
+	bool done;
 	kt_buf text = KT_BUF_INIT;
-	cJSON *json = cJSON_CreateObject();
-	kt_code rc = json ? kt_outcome_encode(status, result, error, json, err)
-			  : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
-	if (rc == KT_OK)
-		rc = kt_json_print(json, &text, err);
-	if (rc == KT_OK)
+	kt_code rc = exists(dir, "outcome.json", &done, err);
+	if (rc == KT_OK && !done)
+		rc = outcome_text(status, result, error, &text, err);
+	if (rc == KT_OK && !done)
 		rc = write_reserved(dir, &text, err);
 	kt_buf_free(&text);
-	cJSON_Delete(json);
-	return rc == KT_OK ? KT_OK : not_recorded(err, "the outcome");
+	return rc == KT_OK ? KT_OK : kt_record_failed(err, "the outcome");
 }
 
 kt_code kt_spool_outcome_load(const char *dir, bool *found, kt_spool_outcome *out, kt_err *err)
 {
 	*out = (kt_spool_outcome){0};
-	KT_TRY(load(dir, "outcome.json", found, &out->json, err));
-	if (!*found)
+	*found = false;
+	KT_TRY(load(dir, "outcome.json", lost_request, &out->json, err));
+	if (!out->json)
 		return KT_OK;
 	kt_code rc = kt_outcome_decode(out->json, &out->status, &out->result, &out->error, err);
 	if (rc != KT_OK) {
 		kt_spool_outcome_free(out);
 		return kt_err_prefix(err, rc, "%s/outcome.json", dir);
 	}
+	*found = true;
 	return KT_OK;
 }
 
@@ -276,12 +322,15 @@ static kt_code write_process(const char *dir, const char *name, pid_t pid, bool 
 {
 	kt_process p;
 	char path[PATH_TEXT];
-	char text[256];
+	kt_buf text = KT_BUF_INIT;
 	KT_TRY(in_folder(dir, name, path, err));
 	KT_TRY(kt_process_of(pid, &p, err));
-	int n = snprintf(text, sizeof text, "{\"boot_id\":\"%s\",\"pid\":%d,\"start\":%lld}\n", p.boot_id, (int)p.pid,
-			 (long long)p.start);
-	return kt_file_create(path, text, (size_t)n, &private_file, made, err);
+	kt_code rc = kt_buf_printf(&text, err, "{\"boot_id\":\"%s\",\"pid\":%d,\"start\":%lld}\n", p.boot_id,
+				   (int)p.pid, (long long)p.start);
+	if (rc == KT_OK)
+		rc = kt_record_create(path, &text, made, err);
+	kt_buf_free(&text);
+	return rc;
 }
 
 static kt_code read_process(const char *dir, const char *name, bool *found, kt_process *out, kt_err *err)
@@ -290,8 +339,9 @@ static kt_code read_process(const char *dir, const char *name, bool *found, kt_p
 	const char *boot_id = "";
 	int64_t pid = 0;
 	*out = (kt_process){0};
-	KT_TRY(load(dir, name, found, &json, err));
-	if (!*found)
+	KT_TRY(load(dir, name, lost_process, &json, err));
+	*found = json;
+	if (!json)
 		return KT_OK;
 	kt_code rc = kt_json_str(json, "boot_id", &boot_id, err);
 	if (rc == KT_OK)
@@ -307,7 +357,7 @@ static kt_code read_process(const char *dir, const char *name, bool *found, kt_p
 kt_code kt_spool_claim(const char *dir, bool *mine, kt_err *err)
 {
 	kt_code rc = write_process(dir, "pid", getpid(), mine, err);
-	return rc == KT_OK ? KT_OK : not_recorded(err, "who carries it out");
+	return rc == KT_OK ? KT_OK : kt_record_failed(err, "who carries it out");
 }
 
 kt_code kt_spool_child(const char *dir, pid_t pid, kt_err *err)
@@ -316,7 +366,7 @@ kt_code kt_spool_child(const char *dir, pid_t pid, kt_err *err)
 	kt_code rc = write_process(dir, "child", pid, &made, err);
 	if (rc == KT_OK && !made)
 		rc = kt_fail(err, KT_E_INTERNAL, NULL, "%s/child is there already", dir);
-	return rc == KT_OK ? KT_OK : not_recorded(err, "the start of the command");
+	return rc == KT_OK ? KT_OK : kt_record_failed(err, "the start of the command");
 }
 
 kt_code kt_spool_work_of(const char *dir, kt_spool_work *out, kt_err *err)
@@ -341,15 +391,14 @@ kt_code kt_spool_note(const char *dir, const cJSON *note, kt_err *err)
 	KT_TRY(in_folder(dir, "note.json", path, err));
 	kt_code rc = kt_json_print(note, &text, err);
 	if (rc == KT_OK)
-		rc = kt_file_create(path, text.data, text.len, &private_file, &made, err);
+		rc = kt_record_create(path, &text, &made, err);
 	kt_buf_free(&text);
-	return rc == KT_OK ? KT_OK : not_recorded(err, "what was found before the change");
+	return rc == KT_OK ? KT_OK : kt_record_failed(err, "what was found before the change");
 }
 
 kt_code kt_spool_noted(const char *dir, cJSON **out, kt_err *err)
 {
 	char path[PATH_TEXT];
-	bool found = false;
 	*out = NULL;
 	if ((size_t)snprintf(path, sizeof path, "%s", dir) >= sizeof path)
 		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", dir);
@@ -357,9 +406,9 @@ kt_code kt_spool_noted(const char *dir, cJSON **out, kt_err *err)
 	if (!dot)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "%s is no folder of a request", dir);
 	size_t room = sizeof path - (size_t)(dot + 1 - path);
-	for (long attempt = strtol(dot + 1, NULL, 10); !found && attempt >= 1; attempt--) {
+	for (long attempt = strtol(dot + 1, NULL, 10); !*out && attempt >= 1; attempt--) {
 		(void)snprintf(dot + 1, room, "%ld", attempt);
-		KT_TRY(load(path, "note.json", &found, out, err));
+		KT_TRY(load(path, "note.json", lost_note, out, err));
 	}
 	return KT_OK;
 }

@@ -2,6 +2,7 @@
 /*
  * The spool: what this node was asked to change, and what came of it, on disk before it is said. One folder a request:
  * spool/<run>/<step>.<role>.<attempt>/ with intent.json, outcome.json, and for detached work pid, child and output.
+ * A record that is damaged is KT_E_AUDIT with its path (agent/record.h), never "not there".
  */
 #ifndef KT_AGENT_SPOOL_H
 #define KT_AGENT_SPOOL_H
@@ -31,10 +32,13 @@ KT_MUST_CHECK kt_code kt_spool_path(const char *state, const kt_request *r, kt_b
  * Make the folder, write the intent and sync it, and set aside room for the outcome, so that a full disk is found out
  * now; or find that this was done before. The member `hide` of the arguments (NULL: none) is kept as its digest only.
  * KT_E_AUDIT: it cannot be recorded, so it must not be done; also when the idempotency key was used for another
- * request.
+ * request, and when it was used and a record of it is damaged. On failure *state is KT_SPOOL_NEW when this request was
+ * certainly never begun; else nobody knows.
  */
 KT_MUST_CHECK kt_code kt_spool_begin(const char *dir, const kt_request *r, const char *hide, kt_spool_state *state,
 				     kt_err *err);
+/* Was this key certainly never used? */
+bool kt_spool_unused(const char *dir);
 /* The intent: *json is the caller's and *r borrows from it. */
 KT_MUST_CHECK kt_code kt_spool_intent(const char *dir, cJSON **json, kt_request *r, kt_err *err);
 /* Record how it ended; atomic and durable. The first one stays. KT_E_AUDIT when it cannot be recorded. */

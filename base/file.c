@@ -205,17 +205,32 @@ kt_code kt_file_create(const char *path, const void *bytes, size_t n, const kt_f
 	kt_file_attr eff;
 	char temp[TEMP_NAME];
 	*made = false;
+	/* Whoever made it may have been killed before it was durable: also then the folder is synced. */
 	if (lstat(path, &st) == 0)
-		return KT_OK;
+		return kt_file_sync_folder(path, err);
 	KT_TRY(effective_attr(path, attr, &eff, err));
 	KT_TRY(make_temp(path, bytes, n, &eff, temp, err));
 	if (rename_new(temp, path) != 0) {
 		int e = errno;
 		(void)unlink(temp);
-		return e == EEXIST ? KT_OK : kt_fail_errno(err, e, NULL, "%s cannot be made", path);
+		return e == EEXIST ? kt_file_sync_folder(path, err)
+				   : kt_fail_errno(err, e, NULL, "%s cannot be made", path);
 	}
 	*made = true;
 	return kt_file_sync_folder(path, err);
+}
+
+/* One folder, durable when it was made here. */
+static kt_code make_folder(const char *path, mode_t mode, kt_err *err)
+{
+	struct stat st;
+	if (mkdir(path, mode) == 0)
+		return kt_file_sync_folder(path, err);
+	if (errno != EEXIST)
+		return kt_fail_errno(err, errno, NULL, "the folder %s cannot be made", path);
+	if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode))
+		return kt_fail_errno(err, ENOTDIR, NULL, "the folder %s cannot be made", path);
+	return KT_OK;
 }
 
 kt_code kt_file_mkdirs(const char *path, mode_t mode, kt_err *err)
@@ -229,10 +244,7 @@ kt_code kt_file_mkdirs(const char *path, mode_t mode, kt_err *err)
 			continue;
 		char kept = *p;
 		*p = '\0';
-		struct stat st;
-		if (mkdir(copy, mode) != 0 && (errno != EEXIST || stat(copy, &st) != 0 || !S_ISDIR(st.st_mode)))
-			rc = kt_fail_errno(err, errno == EEXIST ? ENOTDIR : errno, NULL, "the folder %s cannot be made",
-					   copy);
+		rc = make_folder(copy, mode, err);
 		*p = kept;
 		if (kept == '\0')
 			break;

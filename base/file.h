@@ -27,7 +27,7 @@ typedef struct kt_file_attr {
 KT_MUST_CHECK kt_code kt_file_replace(const char *path, const void *bytes, size_t n, const kt_file_attr *attr,
 				      kt_err *err);
 /* The same for a file that must not exist yet: *made is false, and nothing was changed, when something is there
- * already. Two processes that race for it: exactly one makes it. */
+ * already; that is durable then, too. Two processes that race for it: exactly one makes it. */
 KT_MUST_CHECK kt_code kt_file_create(const char *path, const void *bytes, size_t n, const kt_file_attr *attr,
 				     bool *made, kt_err *err);
 /*
@@ -37,7 +37,8 @@ KT_MUST_CHECK kt_code kt_file_create(const char *path, const void *bytes, size_t
 KT_MUST_CHECK kt_code kt_file_sweep(const char *path, kt_err *err);
 /* fsync the folder that holds `path`. */
 KT_MUST_CHECK kt_code kt_file_sync_folder(const char *path, kt_err *err);
-/* mkdir -p; what is made gets `mode`. An existing folder is fine, anything else in the way is an error. */
+/* mkdir -p; what is made gets `mode` and is durable. An existing folder is fine, anything else in the way is an error.
+ */
 KT_MUST_CHECK kt_code kt_file_mkdirs(const char *path, mode_t mode, kt_err *err);
 /* Write all of it, retrying after EINTR and short writes. `name` is for the message. */
 KT_MUST_CHECK kt_code kt_file_write_all(int fd, const void *bytes, size_t n, const char *name, kt_err *err);

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent/record.h"
 #include "agent/tree.h"
 #include "base/codec.h"
 #include "base/file.h"
@@ -70,6 +71,28 @@ static inline void put_bytes(const char *name, const void *bytes, size_t n, mode
 static inline void put_text(const char *name, const char *text, mode_t mode)
 {
 	put_bytes(name, text, strlen(text), mode);
+}
+
+/* A record of the agent's state folder: the text, and its last line. */
+static inline void put_record(const char *name, const char *text)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_buf b = KT_BUF_INIT;
+	assert_kt_ok(kt_buf_str(&b, text, &err));
+	assert_kt_ok(kt_record_replace(at(name), &b, &kt_record_private, &err));
+	kt_buf_free(&b);
+}
+
+/* The record is whole and says exactly this. */
+static inline void assert_record(const char *name, const char *want)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_buf got = KT_BUF_INIT;
+	bool found;
+	assert_kt_ok(kt_record_read(at(name), NULL, &found, &got, &err));
+	assert_true(found);
+	assert_string_equal(kt_buf_cstr(&got), want);
+	kt_buf_free(&got);
 }
 
 static inline bool is_there(const char *name)

@@ -33,7 +33,7 @@ static void epochs(void **state)
 	const char *args = J("{'path':'%s'}", at("none"));
 	c.epoch = 5;
 	ask_done(&c, "file.remove", args);
-	assert_text("state/clusters/looker/epoch", "5 R1\n");
+	assert_record("state/clusters/looker/epoch", "5 R1\n");
 	c.attempt = 2;
 	c.epoch = 4;
 	ask_bad(&c, "file.remove", args, KT_STATUS_FAILED, KT_E_BUSY, "epoch 5 of run R1");
@@ -44,7 +44,7 @@ static void epochs(void **state)
 	ask_bad(&c, "file.remove", args, KT_STATUS_FAILED, KT_E_BUSY, "epoch 5 of run R2 is refused");
 	c.epoch = 6;
 	ask_done(&c, "file.remove", args);
-	assert_text("state/clusters/looker/epoch", "6 R2\n");
+	assert_record("state/clusters/looker/epoch", "6 R2\n");
 	/* Not even a recorded outcome is told to a stale coordinator. */
 	c.epoch = 5;
 	c.run = "R1";
@@ -84,6 +84,11 @@ static void a_damaged_epoch_lets_nobody_in(void **state)
 		c.epoch = 1000;
 		ask_bad(&c, "file.remove", J("{'path':'%s'}", at("none")), KT_STATUS_FAILED, KT_E_AUDIT, "damaged");
 		assert_text("state/clusters/looker/epoch", bad[i]);
+		/* Whole, but not what we write. */
+		if (strcmp(bad[i], "5 R1") == 0)
+			continue; /* sealing adds the newline */
+		put_record("state/clusters/looker/epoch", bad[i]);
+		ask_bad(&c, "file.remove", J("{'path':'%s'}", at("none")), KT_STATUS_FAILED, KT_E_AUDIT, "damaged");
 	}
 	client_end(&c);
 }

@@ -252,7 +252,7 @@ static void command_line(void **state)
 			 KT_E_USAGE);
 	assert_int_equal(run_plain((const char *const[]){"keyturn-agent", "run", NULL}), KT_E_USAGE);
 	assert_int_equal(run_plain((const char *const[]){"keyturn-agent", "run", at("no/such/folder/here"), NULL}),
-			 KT_E_IO);
+			 KT_E_AUDIT);
 }
 
 static void state_folder_must_be_ours_alone(void **state)
