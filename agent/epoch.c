@@ -128,7 +128,8 @@ static kt_code admit_locked(const char *state, const char *cluster, const char *
 kt_code kt_epoch_admit(const char *state, const char *cluster, const char *run, int64_t epoch, kt_err *err)
 {
 	int fd;
-	KT_TRY(lock_folder(state, cluster, &fd, err));
+	if (lock_folder(state, cluster, &fd, err) != KT_OK)
+		return kt_record_failed(err, "the epoch");
 	kt_code rc = admit_locked(state, cluster, run, epoch, err);
 	(void)close(fd);
 	return rc;

@@ -424,6 +424,22 @@ static void the_real_replacement(void **state)
 	}
 }
 
+/* A file that somebody else has just made, and was killed before it was durable: it is when we have seen it. */
+static void what_is_there_already_is_durable(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	for (uint64_t s = 0; s < SEEDS; s++) {
+		bool made;
+		fresh(s);
+		put("/sim/f", "first", true);
+		assert_kt_ok(kt_file_create("/sim/f", "second", 6, NULL, &made, &err));
+		assert_false(made);
+		cut();
+		assert_true(is("/sim/f", "first"));
+	}
+}
+
 static void many_disks(void **state)
 {
 	(void)state;
@@ -461,6 +477,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_full_disk, make, drop),
 		cmocka_unit_test_setup_teardown(locks, make, drop),
 		cmocka_unit_test_setup_teardown(the_real_replacement, make, drop),
+		cmocka_unit_test_setup_teardown(what_is_there_already_is_durable, make, drop),
 		cmocka_unit_test_setup_teardown(many_disks, make, drop),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
