@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a verb's handler gets and gives. One handler a verb, listed in the table of agent/verbs.c; agent/dispatch.c has already
- * seen to node, run, epoch, lock and spool before it calls one. Handlers run in the agent's one worker thread.
+ * What a verb's handler gets and gives. One handler a verb, listed in the table of agent/verbs.c; agent/dispatch.c has
+ * already seen to node, run, epoch, lock and spool before it calls one. Handlers run in the agent's one worker thread.
  */
 #ifndef KT_AGENT_ACTION_H
 #define KT_AGENT_ACTION_H
@@ -69,7 +69,7 @@ KT_MUST_CHECK kt_code kt_arg_path(const cJSON *args, const char *name, const cha
 KT_MUST_CHECK kt_code kt_arg_strings(const cJSON *args, const char *name, const cJSON **out, kt_err *err);
 
 /* The handlers. */
-kt_action_fn kt_action_facts, kt_action_file_remove;                                    /* facts.c, remove.c */
+kt_action_fn kt_action_facts, kt_action_file_remove, kt_action_run_release; /* facts.c, remove.c, runlock.c */
 kt_action_fn kt_action_service_stop, kt_action_service_start, kt_action_service_status; /* service.c */
 kt_action_fn kt_action_key_transport, kt_action_key_receive, kt_action_key_install;     /* key.c, transport.c */
 kt_action_fn kt_action_key_forget, kt_action_key_locate;                                /* key.c, locate.c */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "agent/epoch.h"
+#include "agent/runlock.h"
 #include "agent/spool.h"
 #include "base/log.h"
 
@@ -109,6 +110,7 @@ static kt_status recorded(const kt_verb *v, kt_agent_ctx *ctx, const kt_request 
 	kt_spool_state state;
 	/* While we waited for the lock, somebody may have taken over. */
 	if (kt_epoch_admit(ctx->state, r->cluster, r->run, r->epoch, err) != KT_OK ||
+	    kt_runlock_take(ctx->state, r->cluster, r->run, err) != KT_OK ||
 	    kt_detached_check(ctx->state, r->cluster, ctx->spool, err) != KT_OK)
 		return not_done(ctx, err);
 	if (kt_spool_begin(ctx->spool, r, v->hidden, &state, err) != KT_OK)
@@ -137,10 +139,25 @@ static kt_status change(const kt_verb *v, kt_agent_ctx *ctx, const kt_request *r
 	return status;
 }
 
+/* The last word of a run. It may be said again, also after the run was opened once more: it has no place in the spool.
+ */
+static kt_status end(const kt_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
+{
+	kt_status status = KT_STATUS_FAILED;
+	if (kt_epoch_admit(ctx->state, r->cluster, r->run, r->epoch, err) == KT_OK && kt_node_lock(ctx, err) == KT_OK &&
+	    kt_epoch_admit(ctx->state, r->cluster, r->run, r->epoch, err) == KT_OK &&
+	    kt_detached_check(ctx->state, r->cluster, NULL, err) == KT_OK)
+		status = v->act(ctx, r->args, result, err);
+	kt_node_unlock(ctx);
+	return status;
+}
+
 static kt_status serve(const kt_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
 {
 	if (v->kind == KT_VERB_CHANGES && !outside_of_run(r))
 		return change(v, ctx, r, result, err);
+	if (v->kind == KT_VERB_ENDS)
+		return end(v, ctx, r, result, err);
 	if (v->quiet && kt_detached_check(ctx->state, r->cluster, NULL, err) != KT_OK)
 		return KT_STATUS_FAILED;
 	return v->act(ctx, r->args, result, err);

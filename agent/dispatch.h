@@ -5,13 +5,14 @@
 
 #include "agent/action.h"
 
-enum { KT_VERB_READS, KT_VERB_CHANGES };
+enum { KT_VERB_READS, KT_VERB_CHANGES, KT_VERB_ENDS };
 enum { KT_VERB_AGAIN, KT_VERB_ONCE };
 
 /* What must hold before a verb may run; docs/FORMATS.md, section 2. */
 typedef struct kt_verb {
 	const char *name;
-	unsigned kind;      /* CHANGES: needs a run and an admitted epoch, takes the lock, is recorded first */
+	unsigned kind; /* CHANGES: needs a run and an admitted epoch, holds the node, takes the lock, is recorded first;
+			  ENDS: the run is over on this node; as CHANGES, but it neither holds nor is recorded */
 	unsigned repeat;    /* ONCE: its handler records the outcome and decides about repetitions */
 	bool outside;       /* a changing verb that may also be asked for outside of a run, then not recorded */
 	bool quiet;         /* a reading verb that must not run beside detached work: it would see it half done */

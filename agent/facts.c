@@ -5,7 +5,20 @@
 
 #include "agent/epoch.h"
 #include "agent/process.h"
+#include "agent/runlock.h"
 #include "base/clock.h"
+
+/* Who holds this node, of whichever cluster. */
+static kt_code put_holder(const kt_agent_ctx *ctx, cJSON *result, kt_err *err)
+{
+	kt_runlock h;
+	KT_TRY(kt_runlock_read(ctx->state, &h, err));
+	if (!h.cluster[0])
+		return KT_OK;
+	KT_TRY(kt_json_add_str(result, "holder_cluster", h.cluster, err));
+	KT_TRY(kt_json_add_str(result, "holder_run", h.run, err));
+	return kt_json_add_int(result, "holder_since_ms", h.since_ms, err);
+}
 
 static kt_code facts(const kt_agent_ctx *ctx, cJSON *result, kt_err *err)
 {
@@ -23,7 +36,9 @@ static kt_code facts(const kt_agent_ctx *ctx, cJSON *result, kt_err *err)
 	KT_TRY(kt_json_add_int(result, "uid", geteuid(), err));
 	KT_TRY(kt_json_add_str(result, "kernel", u.release, err));
 	KT_TRY(kt_json_add_int(result, "epoch", seen.epoch, err));
-	return seen.epoch ? kt_json_add_str(result, "epoch_run", seen.run, err) : KT_OK;
+	if (seen.epoch)
+		KT_TRY(kt_json_add_str(result, "epoch_run", seen.run, err));
+	return put_holder(ctx, result, err);
 }
 
 kt_status kt_action_facts(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)

@@ -14,6 +14,7 @@
 #include "agent/envfile.h"
 #include "agent/keyref.h"
 #include "agent/procfs.h"
+#include "agent/runlock.h"
 #include "agent/service.h"
 #include "base/clock.h"
 #include "base/kcv.h"
@@ -299,10 +300,18 @@ static kt_code check_sight(preflight *p, kt_err *err)
 	return note(p, "agent", rc, &reason, err);
 }
 
+/* Another cluster's run on this machine: better known now than when the first verb is refused. */
+static kt_code check_holder(preflight *p, kt_err *err)
+{
+	kt_err reason = KT_ERR_INIT;
+	return note(p, "holder", kt_runlock_check(p->ctx->state, p->ctx->cluster, &reason), &reason, err);
+}
+
 /* --- the verb -------------------------------------------------------------------------------------------------- */
 
 static kt_code check_all(preflight *p, kt_err *err)
 {
+	KT_TRY(check_holder(p, err));
 	KT_TRY(check_service(p, err));
 	KT_TRY(check_env_file(p, err));
 	KT_TRY(check_key(p, err));

@@ -24,5 +24,6 @@ const kt_verb kt_agent_verbs[] = {
 	{"probe", KT_VERB_READS, KT_VERB_AGAIN, false, true, NULL, kt_action_probe},
 	{"log.check", KT_VERB_READS, KT_VERB_AGAIN, false, false, NULL, kt_action_log_check},
 	{"file.remove", KT_VERB_CHANGES, KT_VERB_AGAIN, false, false, NULL, kt_action_file_remove},
+	{"run.release", KT_VERB_ENDS, KT_VERB_AGAIN, false, false, NULL, kt_action_run_release},
 	{0},
 };

@@ -526,7 +526,8 @@ static kt_code survey_ask(kt_nodes *nodes, size_t i, const kt_survey *q, survey_
 	if (q->args)
 		KT_TRY(q->args(q->cookie, i, &args, err));
 	const kt_ask ask = {.request = {.cluster = nodes->cluster->name,
-					.run = "-",
+					.run = q->run ? q->run : "-",
+					.epoch = q->epoch,
 					.step = q->verb,
 					.role = KT_ROLE_DO,
 					.attempt = 1,

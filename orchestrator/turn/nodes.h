@@ -60,8 +60,8 @@ KT_MUST_CHECK kt_code kt_nodes_ask(kt_nodes *nodes, size_t node, const kt_ask *a
 /* Forget every request that has no answer yet: their on_answer is never called. */
 void kt_nodes_drop(kt_nodes *nodes);
 
-/* A verb outside of any run (a reading one, or key.transport), on many nodes at once; runs the loop until all have
- * answered. */
+/* A verb outside of any run (a reading one, or key.transport) or at the end of one (run.release), on many nodes at
+ * once; runs the loop until all have answered. */
 typedef struct kt_answer {
 	kt_status status;
 	cJSON *result; /* may be NULL */
@@ -69,6 +69,8 @@ typedef struct kt_answer {
 } kt_answer;
 typedef struct kt_survey {
 	const char *verb;
+	const char *run; /* NULL: outside of any run */
+	int64_t epoch;   /* of that run */
 	/* The arguments for a node: a new object that the survey deletes. NULL: {}. */
 	kt_code (*args)(void *cookie, size_t node, cJSON **out, kt_err *err);
 	/* Leave this node out; its answer stays empty (ok, without a result). NULL: none. */

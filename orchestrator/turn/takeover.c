@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+
 enum { LIMIT_MS = 30 * 1000 };
 
 /* A take that a node follows. Without one (epoch 0) there is nothing to look for. */
@@ -48,13 +50,16 @@ static kt_code judge(const search *s, const kt_cluster *cluster, kt_err *err)
 	for (size_t i = 0; i < s->n; i++) {
 		if (s->node[i].known)
 			continue;
+		char since[KT_TIME_TEXT];
+		kt_clock_format(s->node[i].epoch, since); /* an epoch is the time of its take */
 		return kt_fail(
 			err, KT_E_REFUSED,
 			"go on with the newest copy of the state folder; if that is lost for good and no run is under "
 			"way, remove clusters/CLUSTER/epoch in the agent's state folder of every node",
-			"%s follows another coordinator (epoch %" PRId64 " of run %s), which the journal in %s "
+			"%s follows another coordinator (epoch %" PRId64
+			" of run %s, taken %s), which the journal in %s "
 			"does not know: this is an older copy, or not the only one",
-			cluster->nodes[i].name, s->node[i].epoch, s->node[i].run, cluster->state);
+			cluster->nodes[i].name, s->node[i].epoch, s->node[i].run, since, cluster->state);
 	}
 	return KT_OK;
 }

@@ -11,6 +11,7 @@
 #include "orchestrator/playbook/playbook.h"
 #include "orchestrator/turn/drift.h"
 #include "orchestrator/turn/group.h"
+#include "orchestrator/turn/release.h"
 #include "orchestrator/turn/takeover.h"
 
 enum {
@@ -573,6 +574,8 @@ static void end_delayed(turn *t)
 static void on_signal(uv_signal_t *s, int number)
 {
 	turn *t = s->data;
+	if (t->stop)
+		return; /* it is over, and only the nodes are still told so */
 	if (++t->signals_seen > 1) {
 		kt_code stop = commit(t); /* outcomes that wait for company: they need not be asked for again */
 		fail(t, stop != KT_OK ? stop
@@ -647,13 +650,44 @@ static void tell_end(const turn *t, kt_turn_end *end)
 	(void)snprintf(end->failed_node, sizeof end->failed_node, "%s", s.failed_node ? s.failed_node : "");
 }
 
+/* A run that is over holds no node any more. `epoch` is that of its latest take. */
+static void release(const turn *t, int64_t epoch)
+{
+	if (!kt_run_state_final(kt_engine_state(t->engine).state))
+		return;
+	const kt_watcher *w = t->o.watcher;
+	const kt_release r = {.cluster = t->o.cluster,
+			      .nodes = t->o.nodes,
+			      .engine = t->engine,
+			      .run = t->o.run,
+			      .epoch = epoch,
+			      .note = w ? w->note : NULL,
+			      .cookie = w ? w->cookie : NULL};
+	kt_release_nodes(&r);
+}
+
+/* The epoch of a run that was over before we came; it is told again to nodes that did not hear it. */
+static kt_code release_again(const turn *t, kt_err *err)
+{
+	kt_run_info *runs = NULL;
+	size_t n = 0;
+	KT_TRY(kt_journal_runs(t->o.journal, &runs, &n, err));
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(runs[i].run, t->o.run) == 0 && runs[i].epoch > 0)
+			release(t, runs[i].epoch);
+	free(runs);
+	return KT_OK;
+}
+
 static kt_code drive(turn *t, kt_turn_end *end, kt_err *err)
 {
 	wake(t);
 	while (!t->stop)
 		(void)uv_run(t->o.loop, UV_RUN_ONCE);
 	tell_end(t, end);
-	if (t->rc != KT_OK && err)
+	if (t->rc == KT_OK)
+		release(t, t->epoch);
+	else if (err)
 		*err = t->err;
 	return t->rc;
 }
@@ -738,6 +772,7 @@ kt_code kt_turn_resume(const kt_turn_options *o, kt_turn_end *end, kt_err *err)
 	kt_code rc = KT_OK;
 	if (is_over(&t)) {
 		tell_end(&t, end);
+		rc = release_again(&t, err);
 	} else {
 		rc = go_on(&t);
 		if (rc == KT_OK)

@@ -51,6 +51,9 @@ static void epochs(void **state)
 	c.attempt = 1;
 	ask_bad(&c, "file.remove", args, KT_STATUS_FAILED, KT_E_BUSY, "refused");
 	/* Another cluster counts for itself; reading needs no epoch. */
+	c.epoch = 6;
+	c.run = "R2";
+	ask_done(&c, "run.release", "{}");
 	c.cluster = "store";
 	c.epoch = 1;
 	c.attempt = 3;
@@ -109,6 +112,51 @@ static void an_epoch_that_cannot_be_recorded(void **state)
 	assert_int_equal(unlink(at("state/spool")), 0);
 	ask_done(&c, "file.remove", J("{'path':'%s'}", at("victim")));
 	assert_false(is_there("victim"));
+	client_end(&c);
+}
+
+/* --- One run per node -----------------------------------------------------------------------------------------------
+ */
+
+static void one_run_holds_a_node(void **state)
+{
+	(void)state;
+	client c;
+	client_start(&c);
+	const char *args = J("{'path':'%s'}", at("none"));
+	c.epoch = 5;
+	ask_done(&c, "file.remove", args);
+	reply r = ask_ok(&c, "facts", "{}");
+	assert_string_equal(result_str(&r, "holder_cluster"), "looker");
+	assert_string_equal(result_str(&r, "holder_run"), "R1");
+	assert_true(result_int(&r, "holder_since_ms") > 0);
+	reply_free(&r);
+	ask_done(&c, "preflight", "{}"); /* ours */
+	client_end(&c);
+	/* Another cluster: found by its preflight, and refused when it comes all the same. */
+	client_start(&c);
+	c.cluster = "store";
+	c.run = "S1";
+	c.epoch = 9;
+	ask_bad(&c, "preflight", "{}", KT_STATUS_FAILED, KT_E_REFUSED, "held by run R1 of cluster looker since 20");
+	ask_bad(&c, "file.remove", args, KT_STATUS_FAILED, KT_E_BUSY, "held by run R1 of cluster looker since 20");
+	ask_done(&c, "run.release", "{}"); /* not its to release */
+	ask_bad(&c, "file.remove", args, KT_STATUS_FAILED, KT_E_BUSY, "held by run R1");
+	assert_false(is_there("state/spool/S1"));
+	c.cluster = "looker";
+	c.run = "R1";
+	c.epoch = 5;
+	ask_done(&c, "run.release", "{}");
+	ask_done(&c, "run.release", "{}");
+	assert_false(is_there("state/holder"));
+	c.cluster = "store";
+	c.run = "S1";
+	c.epoch = 9;
+	ask_done(&c, "preflight", "{}");
+	ask_done(&c, "file.remove", args);
+	/* It needs a run, as every changing verb. */
+	c.run = "-";
+	ask_bad(&c, "run.release", "{}", KT_STATUS_FAILED, KT_E_REFUSED, "needs a run");
 	client_end(&c);
 }
 
@@ -198,8 +246,10 @@ static void one_key_is_one_request(void **state)
 	ask_done(&c, "file.remove", J("{'path':'%s'}", at("none")));
 	ask_bad(&c, "file.remove", J("{'path':'%s'}", at("victim")), KT_STATUS_FAILED, KT_E_AUDIT, "already used");
 	ask_bad(&c, "key.forget", J("{'slot':'x'}"), KT_STATUS_FAILED, KT_E_AUDIT, "already used");
+	ask_done(&c, "run.release", "{}");
 	c.cluster = "store";
 	ask_bad(&c, "file.remove", J("{'path':'%s'}", at("none")), KT_STATUS_FAILED, KT_E_AUDIT, "already used");
+	ask_done(&c, "run.release", "{}");
 	assert_true(is_there("victim"));
 	/* The same arguments in another order, from a coordinator that has taken over: the same request. */
 	c.cluster = "looker";
@@ -305,6 +355,7 @@ int main(void)
 		TEST(epochs),
 		TEST(a_damaged_epoch_lets_nobody_in),
 		TEST(an_epoch_that_cannot_be_recorded),
+		TEST(one_run_holds_a_node),
 		TEST(the_first_outcome_stays),
 		TEST(started_and_unknown_is_done_again),
 		TEST(what_is_settled_is_not_done_late),

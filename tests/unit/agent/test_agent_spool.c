@@ -14,6 +14,7 @@
 #include "agent/dispatch.h"
 #include "agent/epoch.h"
 #include "agent/once.h"
+#include "agent/runlock.h"
 #include "agent/slot.h"
 #include "agent/spool.h"
 #include "base/file.h"
@@ -195,6 +196,7 @@ static kt_status act_look(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, k
 static const kt_verb verbs[] = {
 	{"set", KT_VERB_CHANGES, KT_VERB_AGAIN, false, false, NULL, act_set},
 	{"rekey", KT_VERB_CHANGES, KT_VERB_ONCE, false, false, NULL, act_rekey},
+	{"run.release", KT_VERB_ENDS, KT_VERB_AGAIN, false, false, NULL, kt_action_run_release},
 	{"probe", KT_VERB_READS, KT_VERB_AGAIN, false, true, NULL, act_look},
 	{NULL, KT_VERB_READS, KT_VERB_AGAIN, false, false, NULL, NULL},
 };
@@ -211,7 +213,7 @@ typedef struct told {
 
 typedef struct how {
 	const char *verb;
-	const char *run;
+	const char *cluster, *run;
 	int64_t epoch, attempt;
 	bool settle;
 } how;
@@ -222,7 +224,7 @@ static told ask(how h)
 	cJSON *result = cJSON_CreateObject();
 	const kt_agent agent = {.verbs = verbs, .state = STATE, .node = "web01"};
 	const kt_request r = {.id = 1,
-			      .cluster = "looker",
+			      .cluster = h.cluster ? h.cluster : "looker",
 			      .run = h.run ? h.run : "R1",
 			      .epoch = h.epoch ? h.epoch : 5,
 			      .step = h.verb,
@@ -304,6 +306,16 @@ static void true_of_set(const told *t)
 	CHECK(t->status == KT_STATUS_OK || t->error.code == KT_E_AUDIT || t->error.code == KT_E_IO, *t);
 }
 
+/* No run of another cluster may do anything, and hears who holds the node. */
+static void held_against_others(void)
+{
+	told t = ASK("set", .cluster = "store", .run = "S1", .epoch = 9);
+	CHECK(t.status == KT_STATUS_FAILED && t.error.code == KT_E_BUSY, t);
+	CHECK(strstr(t.error.msg, "held by run R1 of cluster looker since "), t);
+	CHECK(strstr(t.error.remedy, "keyturn resume") && strstr(t.error.remedy, STATE "/holder"), t);
+	CHECK(access(STATE "/spool/S1", F_OK) != 0, t);
+}
+
 /* What has changed the world was recorded: nobody takes it for new, and no coordinator that was replaced may act. */
 static void recorded_before_it_happened(void)
 {
@@ -317,6 +329,7 @@ static void recorded_before_it_happened(void)
 	t = ASK("set", .run = "R0", .epoch = 4);
 	CHECK(t.status == KT_STATUS_FAILED && t.error.code == KT_E_BUSY, t);
 	CHECK(access(STATE "/spool/R0", F_OK) != 0, t);
+	held_against_others();
 }
 
 /* Asked again after the fault, and once more after the power was cut: the same, as far as it is known. */
@@ -509,6 +522,72 @@ static void full_disks(void **state)
 			ask_again(&s, &none, true);
 	}
 	assert_true(done > 10 && refused > 10);
+}
+
+/* --- Who holds the node ---------------------------------------------------------------------------------------------
+ */
+
+/* Released anywhere in between: held or not, never half; and told again it is free. */
+static void released_anywhere(void **state)
+{
+	(void)state;
+	scenario = "release";
+	unsigned held = 0;
+	for (at_op = 0; at_op < 40; at_op++) {
+		told s;
+		told r;
+		fresh(at_op);
+		live(&s, &r);
+		held_against_others();
+		sim_disk_die_after(disk, at_op / 4);
+		told t = ASK("run.release");
+		cut_power();
+		told other = ASK("set", .cluster = "store", .run = "S1", .epoch = 9);
+		CHECK(other.status == KT_STATUS_OK || other.error.code == KT_E_BUSY, other);
+		CHECK(!t.any || (t.status == KT_STATUS_OK && other.status == KT_STATUS_OK), other);
+		held += other.status != KT_STATUS_OK;
+		t = ASK("run.release");
+		CHECK(t.status == KT_STATUS_OK, t);
+		other = ASK("set", .cluster = "store", .run = "S1", .epoch = 9);
+		CHECK(other.status == KT_STATUS_OK, other);
+		/* Somebody else's is not released. */
+		t = ASK("run.release");
+		CHECK(t.status == KT_STATUS_OK, t);
+		t = ASK("set", .attempt = 2);
+		CHECK(t.status == KT_STATUS_FAILED && strstr(t.error.msg, "held by run S1 of cluster store"), t);
+	}
+	assert_true(held > 0 && held < 40);
+}
+
+/* Within a cluster the next run, of a higher epoch, takes it over; the earlier one is fenced off and releases nothing.
+ */
+static void the_next_run_takes_over(void **state)
+{
+	(void)state;
+	scenario = "next run";
+	kt_err err = KT_ERR_INIT;
+	kt_runlock h;
+	fresh(1);
+	told t = ASK("set");
+	CHECK(t.status == KT_STATUS_OK, t);
+	t = ASK("set", .run = "R2", .epoch = 6);
+	CHECK(t.status == KT_STATUS_OK, t);
+	assert_kt_ok(kt_runlock_read(STATE, &h, &err));
+	assert_string_equal(h.run, "R2");
+	t = ASK("run.release");
+	CHECK(t.status == KT_STATUS_FAILED && t.error.code == KT_E_BUSY, t);
+	assert_kt_ok(kt_runlock_read(STATE, &h, &err));
+	assert_string_equal(h.run, "R2");
+	/* While detached work runs nothing is released. */
+	world.linger = true;
+	t = ASK("rekey", .run = "R2", .epoch = 6);
+	t = ASK("run.release", .run = "R2", .epoch = 6);
+	CHECK(t.status == KT_STATUS_FAILED && t.error.code == KT_E_BUSY, t);
+	kill_processes();
+	t = ASK("run.release", .run = "R2", .epoch = 6);
+	CHECK(t.status == KT_STATUS_OK, t);
+	assert_kt_ok(kt_runlock_read(STATE, &h, &err));
+	assert_string_equal(h.cluster, "");
 }
 
 /* --- Detached work --------------------------------------------------------------------------------------------------
@@ -751,6 +830,19 @@ static void nobody_is_let_in(const char *path)
 	CHECK(world.on && world.executed == 1, t);
 }
 
+static void nobody_holds_it_for_sure(const char *path)
+{
+	told t = ASK("set");
+	said(&t, KT_STATUS_UNKNOWN, path);
+	t = ASK("set", .attempt = 2);
+	said(&t, KT_STATUS_FAILED, path);
+	t = ASK("set", .cluster = "store", .run = "S1", .epoch = 1);
+	said(&t, KT_STATUS_FAILED, path);
+	CHECK(world.on && world.executed == 1, t);
+	t = ASK("run.release");
+	said(&t, KT_STATUS_FAILED, path);
+}
+
 static void it_still_answers(const char *path)
 {
 	(void)path;
@@ -769,6 +861,7 @@ static void damaged_records(void **state)
 	/* With an outcome nobody needs to know who it was. */
 	each_damage(REKEY_DIR "/pid", it_still_answers);
 	each_damage(REKEY_DIR "/child", it_still_answers);
+	each_damage(STATE "/holder", nobody_holds_it_for_sure);
 	each_damage(STATE "/clusters/looker/epoch", nobody_is_let_in);
 	prepare(false);
 	each_damage(SET_DIR "/note.json", set_is_unknown);
@@ -874,6 +967,8 @@ int main(void)
 		cmocka_unit_test(no_room_anywhere),
 		cmocka_unit_test(a_failing_disk),
 		cmocka_unit_test(full_disks),
+		cmocka_unit_test(released_anywhere),
+		cmocka_unit_test(the_next_run_takes_over),
 		cmocka_unit_test(work_outlives_its_agent),
 		cmocka_unit_test(work_that_dies_is_unknown),
 		cmocka_unit_test(work_that_was_not_begun),
