@@ -22,7 +22,7 @@ static const cJSON *lookup(void *cookie, const char *step, const char *field)
 	const late *l = cookie;
 	const kt_engine *e = l->engine;
 	if (strcmp(step, "plan") == 0)
-		return strcmp(field, "nodes") == 0 ? e->names : NULL;
+		return strcmp(field, "nodes") == 0 ? e->shared : NULL;
 	for (size_t i = 0; i < e->n_steps; i++) {
 		if (strcmp(e->steps[i].name, step) != 0)
 			continue;

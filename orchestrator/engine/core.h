@@ -97,7 +97,9 @@ struct kt_engine {
 	uint32_t *by_name;  /* indexes of nodes, sorted by name */
 	bool *behind;       /* by node: left behind on the way back */
 	size_t n_nodes;
-	cJSON *names; /* of the nodes, for ${plan.nodes} */
+	cJSON *names;  /* of the nodes, for ${plan.nodes} */
+	cJSON *shared; /* the same list by reference: commands borrow it, or a thousand of them would copy a thousand
+			  names */
 	kt_step *steps;
 	size_t n_steps;
 	size_t cap_steps; /* allocated: a plan that does not load has more of them than n_steps */

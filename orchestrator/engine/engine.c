@@ -776,6 +776,7 @@ void kt_engine_free(kt_engine *e)
 		for (int r = 0; r < 3; r++)
 			free_block(&e->steps[i].role[r]);
 	free(e->steps);
+	cJSON_Delete(e->shared);
 	cJSON_Delete(e->names);
 	free(e->by_name);
 	free(e->behind);

@@ -76,7 +76,8 @@ typedef struct kt_event {
 /* --- Commands ---------------------------------------------------------------------------------------------------- */
 
 /*
- * A command. The strings belong to the engine (as long as it lives), `args` belongs to the command: kt_command_free.
+ * A command. The strings belong to the engine (as long as it lives), `args` belongs to the command: kt_command_free;
+ * it may borrow lists from the engine (cJSON references), so that it must go before the engine.
  *
  * (run, step, role, node, attempt) is the idempotency key. `once` marks work that must never be done twice: it has one
  * attempt only. `settle` is set when such a command may already have been sent: then the node must answer out of its

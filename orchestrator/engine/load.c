@@ -68,7 +68,8 @@ static kt_code load_nodes(kt_engine *e, const cJSON *plan, kt_err *err)
 	}
 	e->nodes[n] = "@";
 	e->names = cJSON_CreateStringArray(e->nodes, (int)n);
-	if (!e->names)
+	e->shared = e->names ? cJSON_CreateArrayReference(e->names->child) : NULL;
+	if (!e->shared)
 		return oom(err);
 	qsort_r(e->by_name, n, sizeof *e->by_name, by_name, (void *)e->nodes);
 	for (size_t i = 1; i < n; i++)

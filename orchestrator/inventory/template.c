@@ -418,7 +418,7 @@ typedef struct binder {
 	void *cookie;
 } binder;
 
-/* The result's field (then its sub-fields) as a copy, or the fallback. */
+/* The result's field (then its sub-fields) as a copy, or the fallback. A list by reference stays one. */
 static kt_code bind_ref(const binder *b, const token *t, cJSON **out, kt_err *err)
 {
 	char field[KT_TEMPLATE_NAME];
@@ -434,6 +434,8 @@ static kt_code bind_ref(const binder *b, const token *t, cJSON **out, kt_err *er
 		v = cJSON_GetObjectItemCaseSensitive(v, rest);
 		rest = next;
 	}
+	if (v && cJSON_IsArray(v) && (v->type & cJSON_IsReference))
+		return give(cJSON_CreateArrayReference(v->child), out, err);
 	if (v)
 		return give(cJSON_Duplicate(v, 1), out, err);
 	if (t->has_fallback)

@@ -42,7 +42,8 @@ KT_MUST_CHECK kt_code kt_template_resolve(const cJSON *value, const kt_scope *sc
 /* The same for one text of which the result must be a string. Appended to `out`. */
 KT_MUST_CHECK kt_code kt_template_text(const char *text, const kt_scope *scope, kt_buf *out, kt_err *err);
 
-/* The value of `step`'s `field` (its first name, without sub-fields), borrowed; NULL when there is none. */
+/* The value of `step`'s `field` (its first name, without sub-fields), borrowed; NULL when there is none. A list that is
+ * a cJSON reference is not copied: the result refers to its elements, too. */
 typedef const cJSON *(*kt_late_lookup)(void *cookie, const char *step, const char *field);
 /*
  * For the engine: bind what a plan left open in a command's args or expect. `${step.field.sub}` goes on into objects.

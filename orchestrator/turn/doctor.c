@@ -114,13 +114,15 @@ static void ask_node(check *c)
 					.step = c->name,
 					.role = KT_ROLE_DO,
 					.attempt = 1,
-					.verb = c->verb,
-					.args = c->args},
+					.verb = c->verb},
+			    .args = c->args,
 			    .timeout_ms = timeout_s * 1000 + GRACE_MS,
 			    .on_answer = on_answer,
 			    .cookie = c};
-	if (rc == KT_OK && n)
+	if (rc == KT_OK && n) {
+		c->args = NULL; /* taken over */
 		rc = kt_nodes_ask(c->d->o.nodes, (size_t)(n - k->nodes), &ask, &err);
+	}
 	if (rc != KT_OK || !n)
 		finish(c, KT_STATUS_FAILED, NULL, &err);
 	else

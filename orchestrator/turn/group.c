@@ -20,21 +20,27 @@ void kt_group_committed(kt_group *g, int64_t began_ms, int64_t now_ms)
 	*g = (kt_group){.commit_ms = now_ms - began_ms};
 }
 
-/* How long the oldest outcome may hold up commands that are wanted. */
-static int64_t patience(const kt_group *g)
+static int64_t clamp(int64_t value, int64_t least, int64_t most)
 {
-	int64_t share = g->took_ms / KT_GROUP_SHARE;
-	int64_t most = share > g->commit_ms ? share : g->commit_ms;
-	return most < KT_GROUP_WINDOW_MS ? most : KT_GROUP_WINDOW_MS;
+	return value < least ? least : value > most ? most : value;
 }
 
-int64_t kt_group_due(const kt_group *g, bool wanted, bool alone)
+/* How long the oldest outcome may wait. */
+static int64_t patience(const kt_group *g, kt_group_view v)
+{
+	if (!v.wanted)
+		return clamp(g->took_ms / KT_GROUP_WINDOW_SHARE, KT_GROUP_WINDOW_MIN_MS, KT_GROUP_WINDOW_MAX_MS);
+	int64_t commit = clamp(g->commit_ms, 0, KT_GROUP_GATHER_MAX_MS);
+	if (v.under_way < KT_GROUP_MANY)
+		return commit;
+	return clamp(g->took_ms / KT_GROUP_GATHER_SHARE, commit, KT_GROUP_GATHER_MAX_MS);
+}
+
+int64_t kt_group_due(const kt_group *g, kt_group_view v)
 {
 	if (g->urgent)
 		return INT64_MIN;
 	if (g->held == 0)
-		return wanted ? INT64_MIN : INT64_MAX;
-	if (alone)
-		return INT64_MIN;
-	return g->since_ms + (wanted ? patience(g) : KT_GROUP_WINDOW_MS);
+		return v.wanted ? INT64_MIN : INT64_MAX;
+	return v.under_way == 0 ? INT64_MIN : g->since_ms + patience(g, v);
 }

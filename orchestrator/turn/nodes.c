@@ -17,7 +17,6 @@ typedef struct pending {
 	struct node *node;
 	kt_ask ask;
 	char *strings; /* the request's texts, one allocation */
-	cJSON *args;
 	bool in_flight;
 	bool sent;            /* it left at least once */
 	int64_t give_up_mono; /* 0: reachable so far */
@@ -57,7 +56,7 @@ static void pending_free(pending *p)
 	if (!p)
 		return;
 	free(p->strings);
-	cJSON_Delete(p->args);
+	cJSON_Delete(p->ask.args);
 	free(p);
 }
 
@@ -86,17 +85,21 @@ static kt_code copy_texts(pending *p, const kt_request *r, kt_err *err)
 static kt_code pending_new(node *n, const kt_ask *ask, pending **out, kt_err *err)
 {
 	pending *p = calloc(1, sizeof *p);
-	if (!p)
+	if (!p) {
+		cJSON_Delete(ask->args);
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	}
 	p->node = n;
 	p->ask = *ask;
-	p->args = ask->request.args ? cJSON_Duplicate(ask->request.args, 1) : cJSON_CreateObject();
-	kt_code rc = p->args ? copy_texts(p, &ask->request, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	if (!p->ask.args)
+		p->ask.args = cJSON_CreateObject();
+	kt_code rc =
+		p->ask.args ? copy_texts(p, &ask->request, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	if (rc != KT_OK) {
 		pending_free(p);
 		return rc;
 	}
-	p->ask.request.args = p->args;
+	p->ask.request.args = p->ask.args;
 	p->ask.request.node = n->owner->cluster->nodes[n->index].name;
 	*out = p;
 	return KT_OK;
@@ -531,14 +534,12 @@ static kt_code survey_ask(kt_nodes *nodes, size_t i, const kt_survey *q, survey_
 					.step = q->verb,
 					.role = KT_ROLE_DO,
 					.attempt = 1,
-					.verb = q->verb,
-					.args = args},
+					.verb = q->verb},
+			    .args = args,
 			    .timeout_ms = q->timeout_ms,
 			    .on_answer = survey_answer,
 			    .cookie = s};
-	kt_code rc = kt_nodes_ask(nodes, i, &ask, err);
-	cJSON_Delete(args);
-	return rc;
+	return kt_nodes_ask(nodes, i, &ask, err);
 }
 
 kt_code kt_nodes_survey(kt_nodes *nodes, const kt_survey *q, kt_answer **answers, kt_err *err)

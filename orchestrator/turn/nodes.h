@@ -45,7 +45,8 @@ typedef void (*kt_nodes_answer_cb)(void *cookie, size_t node, kt_status status, 
 typedef void (*kt_nodes_progress_cb)(void *cookie, size_t node, const kt_progress *progress);
 
 typedef struct kt_ask {
-	kt_request request;               /* copied; `node` and `id` are set here */
+	kt_request request;               /* its texts are copied; `node`, `id` and `args` are set here */
+	cJSON *args;                      /* taken over, also on failure; NULL: {} */
 	bool once;                        /* sent again after a lost connection it may only settle: see kt_request */
 	int64_t timeout_ms;               /* for the answer, from when the request is sent; 0: none */
 	int64_t reach_ms;                 /* how long an unreachable node is tried again; 0: one attempt */

@@ -73,6 +73,7 @@ struct turn {
 	unsigned signals_seen;
 	size_t open_handles;
 	flight *newest;
+	size_t under_way; /* how many there are */
 	bool stop;
 	kt_code rc; /* why it stops, when not for being at rest */
 	kt_err err;
@@ -138,6 +139,7 @@ static void flight_end(flight *f)
 		f->turn->newest = f->older;
 	if (f->older)
 		f->older->newer = f->newer;
+	f->turn->under_way--;
 	uv_close((uv_handle_t *)&f->delay, delay_closed);
 }
 
@@ -157,6 +159,7 @@ static kt_code flight_new(turn *t, kt_command *c, flight **out, kt_err *err)
 	if (f->older)
 		f->older->newer = f;
 	t->newest = f;
+	t->under_way++;
 	*out = f;
 	return KT_OK;
 }
@@ -347,7 +350,7 @@ static kt_code pump_once(turn *t)
 	KT_TRY(take_outcomes(t));
 	KT_TRY(is_wanted(t, &wanted));
 	int64_t now = kt_clock_mono_ms();
-	int64_t due = kt_group_due(&t->group, wanted, kt_engine_idle(t->engine));
+	int64_t due = kt_group_due(&t->group, (kt_group_view){.wanted = wanted, .under_way = t->under_way});
 	if (due > now) {
 		if (due < INT64_MAX)
 			(void)uv_timer_start(&t->due, on_due, (uint64_t)(due - now), 0);
@@ -425,14 +428,15 @@ static void ask_node(flight *f)
 					.role = f->c.role,
 					.attempt = f->c.attempt,
 					.verb = f->c.verb,
-					.settle = f->c.settle,
-					.args = f->c.args},
+					.settle = f->c.settle},
+			    .args = f->c.args,
 			    .once = f->c.once,
 			    .timeout_ms = f->c.timeout_s * 1000 + ANSWER_GRACE_MS,
 			    .reach_ms = in_preflight(t, f->c.step) && !f->resend ? 0 : REACH_MS,
 			    .on_progress = on_progress,
 			    .on_answer = on_answer,
 			    .cookie = f};
+	f->c.args = NULL; /* taken over: a thousand nodes' arguments are there once */
 	if (kt_nodes_ask(t->o.nodes, (size_t)(n - t->o.cluster->nodes), &ask, &err) != KT_OK)
 		arrive_failed(f, &err);
 }

@@ -17,7 +17,7 @@
 typedef struct kt_watcher {
 	void *cookie;
 	/* An event was applied: look at the engine for what it means. An outcome is told as it comes, and is durable
-	 * within KT_GROUP_WINDOW_MS; everything else is told once it is durable. */
+	 * within seconds (group.h); everything else is told once it is durable. */
 	void (*event)(void *cookie, const kt_engine *engine, const kt_event *event, int64_t time_ms);
 	/* A command says how far it is. */
 	void (*progress)(void *cookie, const char *step, const char *node, const kt_progress *progress);
