@@ -125,7 +125,7 @@ static kt_status recorded(const kt_verb *v, kt_agent_ctx *ctx, const kt_request 
 static kt_status change(const kt_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
 {
 	kt_buf dir = KT_BUF_INIT;
-	kt_status status = KT_STATUS_FAILED;
+	kt_status status = KT_STATUS_UNKNOWN; /* who cannot look must not say that it was not done */
 	if (kt_spool_path(ctx->state, r, &dir, err) == KT_OK) {
 		ctx->spool = kt_buf_cstr(&dir);
 		if (kt_epoch_admit(ctx->state, r->cluster, r->run, r->epoch, err) != KT_OK ||

@@ -139,23 +139,26 @@ kt_code kt_spool_intent(const char *dir, cJSON **json, kt_request *r, kt_err *er
 	if (!*json)
 		return kt_fail(err, KT_E_AUDIT, lost_request, "%s/intent.json is missing", dir);
 	kt_code rc = kt_request_decode(*json, r, err);
-	if (rc != KT_OK) {
-		cJSON_Delete(*json);
-		*json = NULL;
-	}
-	return rc;
+	if (rc == KT_OK)
+		return KT_OK;
+	cJSON_Delete(*json);
+	*json = NULL;
+	return kt_err_prefix(err, rc, "%s/intent.json", dir);
 }
 
 /* Is `was` the same request as `r`, apart from what names the conversation (id) and the coordinator (epoch)? */
-static kt_code same_request(const char *dir, const kt_request *was, const kt_request *r, const char *hide, kt_err *err)
+static kt_code same_request(const kt_request *was, const kt_request *r, const char *hide, bool *same, kt_err *err)
 {
 	cJSON *args = NULL;
 	KT_TRY(kept_args(r, hide, &args, err));
-	bool same = strcmp(was->cluster, r->cluster) == 0 && strcmp(was->verb, r->verb) == 0 &&
-		    strcmp(was->node, r->node) == 0 && cJSON_Compare(was->args, args, 1);
+	*same = strcmp(was->cluster, r->cluster) == 0 && strcmp(was->verb, r->verb) == 0 &&
+		strcmp(was->node, r->node) == 0 && cJSON_Compare(was->args, args, 1);
 	cJSON_Delete(args);
-	if (same)
-		return KT_OK;
+	return KT_OK;
+}
+
+static kt_code another_request(const char *dir, const kt_request *was, kt_err *err)
+{
 	return kt_fail(err, KT_E_AUDIT, "a new request needs a new attempt number",
 		       "%s was already used for another request (%s of cluster %s): nothing was done", dir, was->verb,
 		       was->cluster);
@@ -233,14 +236,15 @@ kt_code kt_spool_begin(const char *dir, const kt_request *r, const char *hide, k
 		*state = KT_SPOOL_NEW;
 		return begin_new(dir, r, hide, err);
 	}
+	bool same = false;
 	KT_TRY(kt_spool_intent(dir, &json, &was, err));
-	kt_code rc = same_request(dir, &was, r, hide, err);
-	cJSON_Delete(json);
-	if (rc != KT_OK) {
-		*state = KT_SPOOL_NEW;
-		return rc;
+	kt_code rc = same_request(&was, r, hide, &same, err);
+	if (rc == KT_OK && !same) {
+		*state = KT_SPOOL_NEW; /* whatever came of that one: this one was never begun */
+		rc = another_request(dir, &was, err);
 	}
-	return begin_again(dir, r, state, err);
+	cJSON_Delete(json);
+	return rc == KT_OK ? begin_again(dir, r, state, err) : rc;
 }
 
 /* --- Outcomes -------------------------------------------------------------------------------------------------------

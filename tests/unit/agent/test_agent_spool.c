@@ -14,12 +14,14 @@
 #include "agent/dispatch.h"
 #include "agent/epoch.h"
 #include "agent/once.h"
+#include "agent/record.h"
 #include "agent/runlock.h"
 #include "agent/slot.h"
 #include "agent/spool.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "tests/sim/disk.h"
+#include "tests/unit/allocfail.h"
 #include "tests/unit/support.h"
 
 #define STATE "/sim/state"
@@ -112,8 +114,10 @@ static kt_code set(kt_agent_ctx *ctx, cJSON *result, kt_err *err)
 	bool was_on = world.on || cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(note, "was_on"));
 	cJSON_Delete(note);
 	note = cJSON_CreateObject();
-	assert_non_null(cJSON_AddBoolToObject(note, "was_on", was_on));
-	kt_code rc = kt_spool_note(ctx->spool, note, err);
+	kt_code rc = note ? kt_json_add_bool(note, "was_on", was_on, err)
+			  : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	if (rc == KT_OK)
+		rc = kt_spool_note(ctx->spool, note, err);
 	cJSON_Delete(note);
 	KT_TRY(rc);
 	if (!sim_disk_dead(disk))
@@ -131,7 +135,6 @@ static kt_code end_command(const char *spool, kt_err *err)
 {
 	kt_err fine = KT_ERR_INIT;
 	cJSON *result = cJSON_CreateObject();
-	assert_non_null(cJSON_AddNumberToObject(result, "exit", 0));
 	machine.dead[world.command] = true;
 	kt_code rc = kt_spool_finish(spool, KT_STATUS_OK, result, &fine, err);
 	cJSON_Delete(result);
@@ -194,7 +197,7 @@ static kt_status act_look(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, k
 }
 
 static const kt_verb verbs[] = {
-	{"set", KT_VERB_CHANGES, KT_VERB_AGAIN, false, false, NULL, act_set},
+	{"set", KT_VERB_CHANGES, KT_VERB_AGAIN, false, false, "hidden", act_set},
 	{"rekey", KT_VERB_CHANGES, KT_VERB_ONCE, false, false, NULL, act_rekey},
 	{"run.release", KT_VERB_ENDS, KT_VERB_AGAIN, false, false, NULL, kt_action_run_release},
 	{"probe", KT_VERB_READS, KT_VERB_AGAIN, false, true, NULL, act_look},
@@ -216,12 +219,16 @@ typedef struct how {
 	const char *cluster, *run;
 	int64_t epoch, attempt;
 	bool settle;
+	const char *args; /* NULL: the usual ones */
+	size_t no_memory; /* this allocation fails, and *ran_out tells whether there was one; 0: none */
+	bool *ran_out;
 } how;
 
 static told ask(how h)
 {
 	told t = {0};
 	cJSON *result = cJSON_CreateObject();
+	cJSON *args = cJSON_Parse(h.args ? h.args : "{\"hidden\":{\"key\":\"blob\"},\"n\":[1,2]}");
 	const kt_agent agent = {.verbs = verbs, .state = STATE, .node = "web01"};
 	const kt_request r = {.id = 1,
 			      .cluster = h.cluster ? h.cluster : "looker",
@@ -232,8 +239,14 @@ static told ask(how h)
 			      .node = "web01",
 			      .attempt = h.attempt ? h.attempt : 1,
 			      .verb = h.verb,
-			      .settle = h.settle};
+			      .settle = h.settle,
+			      .args = args};
+	if (h.no_memory)
+		allocfail_begin(h.no_memory);
 	t.status = kt_dispatch(&agent, &r, result, &t.error);
+	if (h.no_memory)
+		*h.ran_out = allocfail_end();
+	cJSON_Delete(args);
 	t.was_on = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(result, "was_on"));
 	t.any = !sim_disk_dead(disk);
 	cJSON_Delete(result);
@@ -522,6 +535,54 @@ static void full_disks(void **state)
 			ask_again(&s, &none, true);
 	}
 	assert_true(done > 10 && refused > 10);
+}
+
+/* Without memory at any allocation: nothing untrue is said, then or when it is asked again. */
+static bool without_memory(const char *verb, bool begun_before, size_t n)
+{
+	told set_told;
+	told rekey_told;
+	bool ran_out = false;
+	bool is_set = strcmp(verb, "set") == 0;
+	at_op = n;
+	fresh(n);
+	if (begun_before) { /* its outcome was not recorded */
+		live(&set_told, &rekey_told);
+		(void)unlink(is_set ? SET_DIR "/outcome.json" : REKEY_DIR "/outcome.json");
+		world.on = true;
+	}
+	told t = ASK(verb, .no_memory = n, .ran_out = &ran_out);
+	CHECK(ran_out || t.status == (is_set || !begun_before ? KT_STATUS_OK : KT_STATUS_UNKNOWN), t);
+	for (int again = 0; again < 2; again++) {
+		if (is_set)
+			CHECK(t.status != KT_STATUS_OK || (!world.on && t.was_on), t);
+		else
+			true_of_rekey(&t);
+		kill_processes();
+		/* What could not be recorded is no outcome. */
+		bool refused = t.status == KT_STATUS_FAILED &&
+			       (t.error.code == KT_E_AUDIT || kt_spool_unused(is_set ? SET_DIR : REKEY_DIR));
+		told next = ASK(verb);
+		CHECK(t.status == KT_STATUS_UNKNOWN || refused || next.status == t.status ||
+			      (is_set && next.status == KT_STATUS_OK),
+		      next);
+		t = next;
+	}
+	t = ASK("set", .attempt = 2);
+	CHECK(t.status == KT_STATUS_OK && !world.on, t);
+	return ran_out;
+}
+
+static void no_memory_anywhere(void **state)
+{
+	(void)state;
+	scenario = "no memory";
+	for (int v = 0; v < 4; v++) {
+		unsigned rounds = 0;
+		for (size_t n = 1; allocfail_more(n); n++)
+			rounds += without_memory(v % 2 ? "set" : "rekey", v >= 2, n);
+		assert_true(rounds > 20);
+	}
 }
 
 /* --- Who holds the node ---------------------------------------------------------------------------------------------
@@ -941,6 +1002,121 @@ static void damaged_slots(void **state)
 	assert_kt_ok(kt_slot_keep(STATE, "R1", &blob, &err));
 }
 
+static void put_sealed(const char *path, const char *text)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_buf b = KT_BUF_INIT;
+	assert_kt_ok(kt_buf_str(&b, text, &err));
+	assert_kt_ok(kt_record_replace(path, &b, &kt_record_private, &err));
+	kt_buf_free(&b);
+}
+
+/* Whole, but not what we write: as from another version, or from a person's hand. */
+static void records_of_somebody_else(void **state)
+{
+	(void)state;
+	static const char *const texts[] = {"\n",
+					    "x\n",
+					    "[]\n",
+					    "{}\n",
+					    "{\"status\":\"fine\"}\n",
+					    "{\"boot_id\":\"x\",\"pid\":0,\"start\":1}\n",
+					    "{\"boot_id\":\"x\",\"pid\":1,\"start\":-1}\n",
+					    "{\"boot_id\":1}\n",
+					    "{\"boot_id\":\"x\"}\n",
+					    "{\"cluster\":\"looker\",\"run\":\"R1\"}\n",
+					    "{\"cluster\":\"looker\",\"run\":\"a/b\",\"since_ms\":1}\n",
+					    "{\"cluster\":\"looker\",\"run\":\"R1\",\"since_ms\":-1}\n",
+					    "{\"cluster\":2,\"run\":\"R1\",\"since_ms\":1}\n"};
+	static const struct {
+		const char *path, *verb;
+		bool outcomes;
+	} of[] = {{SET_DIR "/intent.json", "set", true},
+		  {SET_DIR "/outcome.json", "set", true},
+		  {REKEY_DIR "/intent.json", "rekey", true},
+		  {REKEY_DIR "/outcome.json", "rekey", true},
+		  {REKEY_DIR "/pid", "rekey", false},
+		  {REKEY_DIR "/child", "rekey", false},
+		  {STATE "/holder", "set", true},
+		  {STATE "/clusters/looker/epoch", "set", true}};
+	scenario = "sealed nonsense";
+	for (size_t i = 0; i < sizeof of / sizeof of[0]; i++) {
+		for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++) {
+			at_op = i * 100 + k;
+			prepare(of[i].outcomes);
+			put_sealed(of[i].path, texts[k]);
+			told t = ASK(of[i].verb);
+			CHECK(t.status == KT_STATUS_UNKNOWN && t.error.msg[0], t);
+			CHECK(strstr(t.error.msg, strrchr(of[i].path, '/') + 1), t);
+			CHECK(world.on && world.executed == 1, t);
+		}
+	}
+}
+
+/* What has no place in the spool is said, not cut off. */
+static void paths_that_are_too_long(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	static char folder[KT_RECORD_PATH + 100];
+	const kt_request r = {
+		.cluster = "looker", .run = "R1", .step = "s", .node = "web01", .attempt = 1, .verb = "set"};
+	const cJSON *const note = NULL;
+	kt_spool_state begun;
+	kt_spool_outcome o;
+	kt_spool_work work;
+	kt_request was;
+	kt_epoch epoch;
+	kt_runlock held;
+	cJSON *json;
+	bool flag;
+	fresh(1);
+	memset(folder, 'x', sizeof folder - 1);
+	memcpy(folder, STATE "/", sizeof STATE);
+	/* From a path that has no room for a record's name to one that is too long itself. */
+	for (size_t n = KT_RECORD_PATH - 12; n < sizeof folder; n += 10) {
+		folder[n] = '\0';
+		assert_false(kt_spool_unused(folder));
+		assert_kt_fails(KT_E_INPUT, kt_spool_intent(folder, &json, &was, &err));
+		assert_int_not_equal(kt_spool_begin(folder, &r, NULL, &begun, &err), KT_OK);
+		assert_int_not_equal(kt_spool_finish(folder, KT_STATUS_OK, NULL, NULL, &err), KT_OK);
+		assert_int_not_equal(kt_spool_outcome_load(folder, &flag, &o, &err), KT_OK);
+		assert_int_not_equal(kt_spool_note(folder, note, &err), KT_OK);
+		assert_int_not_equal(kt_epoch_read(folder, "looker", &epoch, &err), KT_OK);
+		assert_int_not_equal(kt_epoch_admit(folder, "looker", "R1", 1, &err), KT_OK);
+		assert_int_not_equal(kt_detached_check(folder, "looker", NULL, &err), KT_OK);
+		folder[n] = 'x';
+	}
+	folder[KT_RECORD_PATH - 2] = '\0';
+	assert_kt_fails(KT_E_AUDIT, kt_spool_claim(folder, &flag, &err));
+	assert_kt_fails(KT_E_AUDIT, kt_spool_child(folder, 1, &err));
+	assert_kt_fails(KT_E_INPUT, kt_spool_work_of(folder, &work, &err));
+	assert_kt_fails(KT_E_INPUT, kt_runlock_read(folder, &held, &err));
+	assert_kt_fails(KT_E_INTERNAL, kt_spool_noted(folder, &json, &err));
+	folder[KT_RECORD_PATH - 2] = 'x';
+	assert_kt_fails(KT_E_INPUT, kt_spool_noted(folder, &json, &err));
+}
+
+/* One key, one request: whatever is different, nothing is done. A command is begun once. */
+static void keys_are_not_used_twice(void **state)
+{
+	(void)state;
+	scenario = "used twice";
+	kt_err err = KT_ERR_INIT;
+	prepare(true);
+	told t = ASK("set", .args = "{\"hidden\":{\"key\":\"another\"},\"n\":[1,2]}");
+	CHECK(t.status == KT_STATUS_FAILED && strstr(t.error.msg, "already used for another request"), t);
+	t = ASK("set", .args = "{\"n\":[1,2]}");
+	CHECK(t.status == KT_STATUS_FAILED && strstr(t.error.msg, "already used for another request"), t);
+	t = ASK("set", .args = "{\"n\":[1,2],\"hidden\":{\"key\":\"blob\"}}");
+	CHECK(t.status == KT_STATUS_OK && world.on, t);
+	const uint8_t *blob = (const uint8_t *)"blob";
+	static uint8_t kept[4096];
+	size_t n = load_file(SET_DIR "/intent.json", kept, sizeof kept);
+	assert_null(memmem(kept, n, blob, 4));
+	assert_kt_fails(KT_E_AUDIT, kt_spool_child(REKEY_DIR, 1, &err));
+}
+
 static int make(void **state)
 {
 	(void)state;
@@ -967,6 +1143,7 @@ int main(void)
 		cmocka_unit_test(no_room_anywhere),
 		cmocka_unit_test(a_failing_disk),
 		cmocka_unit_test(full_disks),
+		cmocka_unit_test(no_memory_anywhere),
 		cmocka_unit_test(released_anywhere),
 		cmocka_unit_test(the_next_run_takes_over),
 		cmocka_unit_test(work_outlives_its_agent),
@@ -977,6 +1154,9 @@ int main(void)
 		cmocka_unit_test(damaged_detached),
 		cmocka_unit_test(missing_intents),
 		cmocka_unit_test(damaged_slots),
+		cmocka_unit_test(records_of_somebody_else),
+		cmocka_unit_test(paths_that_are_too_long),
+		cmocka_unit_test(keys_are_not_used_twice),
 	};
 	return cmocka_run_group_tests(tests, make, drop);
 }
