@@ -11,6 +11,7 @@ import collections
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -25,19 +26,23 @@ from ktlab.faultpoints import COORDINATOR, RUN, SERVE  # noqa: E402
 from ktlab.lab import Lab  # noqa: E402
 
 ITEMS = 20
+UNDO_LEAD = 4  # steps that an undo takes before its folder is named: epoch, lock
 TURNS_PER_LAB = 40  # then a new one: its journal, token and backups have grown
 TO = {"to": "file:${dir}/cmk-${run}"}
 
-# title: (machine, class of programs, extra variables of the playbook)
-FAIL = {"verify_command": ["/bin/false"]}  # after the rekey, so that the way back restores
+# title: (machine, class of programs, what is done)
+TURN, WAY_BACK, ROLLBACK = "turn", "way back", "rollback"
 CLASSES = {
-    "coordinator": (COORDINATOR, COORDINATOR, {}),
-    "agent on the rekey node": ("web01", SERVE, {}),
-    "agent on another node": ("web02", SERVE, {}),
-    "runner of the rekey": ("web01", RUN, {}),
-    "coordinator, way back": (COORDINATOR, COORDINATOR, FAIL),
-    "agent on the rekey node, way back": ("web01", SERVE, FAIL),
-    "agent on another node, way back": ("web02", SERVE, FAIL),
+    "coordinator": (COORDINATOR, COORDINATOR, TURN),
+    "agent on the rekey node": ("web01", SERVE, TURN),
+    "agent on another node": ("web02", SERVE, TURN),
+    "runner of the rekey": ("web01", RUN, TURN),
+    "coordinator, way back": (COORDINATOR, COORDINATOR, WAY_BACK),
+    "agent on the rekey node, way back": ("web01", SERVE, WAY_BACK),
+    "agent on another node, way back": ("web02", SERVE, WAY_BACK),
+    "coordinator, rollback of a turned run": (COORDINATOR, COORDINATOR, ROLLBACK),
+    "agent on the rekey node, rollback of a turned run": ("web01", SERVE, ROLLBACK),
+    "agent on another node, rollback of a turned run": ("web02", SERVE, ROLLBACK),
 }
 
 
@@ -58,14 +63,33 @@ class Bench:
                 for kind in (SERVE, RUN):
                     self.lab.fault_places[node.name].nap(kind, 100)
             self.lab.enroll()
-            self.turn({})
-            aftermath.assert_whole(self.lab)
+            self.turn()
         self.turns += 1
         return self.lab
 
-    def turn(self, changes):
+    def turn(self):
+        """One whole turn, undisturbed."""
+        self.lab.rewrite(key=TO)
+        self.lab.run()
+        aftermath.assert_whole(self.lab)
+
+    def prepare(self, action):
+        """What comes before `action`. The run that must not be the latest one afterwards, unless none was begun."""
         lab = self.lab
+        if action == ROLLBACK:
+            old = lab.cluster.key_text
+            self.turn()
+            lab.cluster.key_text = old  # what it must come back to
+            return None
+        # The way back begins after the rekey, so that it restores.
+        changes = {"verify_command": ["/bin/false"]} if action == WAY_BACK else {}
         lab.rewrite(key=TO, vars={**lab.cluster.variables(), **changes})
+        return lab.journal.latest()
+
+    def act(self, action):
+        lab = self.lab
+        if action == ROLLBACK:
+            return lab.keyturn.run("rollback", "--yes", lab.journal.latest(), check=None)
         return lab.run(check=None)
 
     def close(self):
@@ -76,11 +100,12 @@ class Bench:
 
 def count(bench, title):
     """How many points this class has, and what they are: of the second of two turns, as the first one makes folders."""
-    machine, kind, changes = CLASSES[title]
+    machine, kind, action = CLASSES[title]
     for _ in range(2):
         lab = bench.ready()
+        bench.prepare(action)
         lab.fault_places[machine].arm(kind)
-        bench.turn(changes)
+        bench.act(action)
         steps = lab.fault_places[machine].steps(kind)
         lab.fault_places[machine].disarm(kind)
         aftermath.assert_whole(lab)
@@ -89,12 +114,12 @@ def count(bench, title):
 
 def try_point(bench, title, point):
     """{"fired": where, "state": …, "resumes": n, "seconds": x}; an exception when something does not hold."""
-    machine, kind, changes = CLASSES[title]
+    machine, kind, action = CLASSES[title]
     lab = bench.ready()
     place = lab.fault_places[machine]
-    began, before = time.monotonic(), lab.journal.latest()
+    began, before = time.monotonic(), bench.prepare(action)
     place.arm(kind, point)
-    bench.turn(changes)
+    bench.act(action)
     fired = place.fired(kind)
     place.disarm(kind)
     resumes = aftermath.resume_to_the_end(lab, before)
@@ -133,6 +158,15 @@ class Lane:
     def close(self):
         self.process.stdin.close()
         self.process.wait()
+
+
+def worth_trying(title, steps):
+    """Of a commit of the journal, what changes what the next one to open it finds: the pages are in the database (it has a hot
+    rollback journal), and the rollback journal is cut off (it is committed). Syncs of the rollback journal and of the folder
+    lie between these. Of a way back: from its first undo on; what comes before is the turn of another class."""
+    kept = [step for step in steps if not re.search(r" fdatasync .*(\.db-journal|\.state)$", step)]
+    undo = next((i for i, step in enumerate(kept) if ".undo." in step), 0)
+    return kept[max(undo - UNDO_LEAD, 0):] if CLASSES[title][2] == WAY_BACK else kept
 
 
 def points_of(steps, every, start):
@@ -175,9 +209,11 @@ class Campaign:
             if "error" in answer:
                 self.note(title, "count", answer)
                 continue
-            points = points_of(answer["steps"], self.options.every, self.options.start)
-            numbers[title] = 2 * len(answer["steps"])
-            print(f"   {title}: {numbers[title]} points, {len(points)} of them tried", flush=True)
+            steps = worth_trying(title, answer["steps"])
+            points = points_of(steps, self.options.every, self.options.start)
+            numbers[title] = 2 * len(steps)
+            print(f"   {title}: {len(answer['steps'])} steps, {numbers[title]} kill points, {len(points)} of them tried",
+                  flush=True)
             for point in points:
                 self.work.put((title, point))
         return numbers

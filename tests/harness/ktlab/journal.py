@@ -60,6 +60,7 @@ class Journal:
                 if e["kind"] == "intent" and e["step"] == step and e["role"] == role]
 
     def end(self, run=None):
-        """What the latest `end` of a run says ("turned", "rolled-back", ...), None while there is none."""
-        ends = [e for e in self.entries(run or self.latest()) if e["kind"] == "end"]
-        return json.loads(ends[-1]["body"])["state"] if ends else None
+        """What the latest `end` of a run says ("turned", "rolled-back", ...), None while there is none, or once a coordinator
+        has taken the run again."""
+        last = [e for e in self.entries(run or self.latest()) if e["kind"] in ("take", "end")][-1:]
+        return json.loads(last[0]["body"])["state"] if last and last[0]["kind"] == "end" else None
