@@ -73,7 +73,9 @@ static const kt_cli_verb verbs[] = {
 	 "key), rolled back (all data opens with the old key), refused (nothing was changed), or held for a person. "
 	 "The\n"
 	 "first Ctrl-C turns back as long as the rekey has not begun; a second one stops at once, for `keyturn "
-	 "resume`.",
+	 "resume`.\n"
+	 "SIGTERM is taken like Ctrl-C. A closed terminal (SIGHUP), or output that nobody reads any more, does not end "
+	 "a run.",
 	 "3 4 5 6 7 8 9 10 11 12 14", run_options, kt_verb_run},
 	{"resume", "[RUN]", 1, "go on with a run that was interrupted or is held",
 	 "Takes up a run (default: the latest) where its journal ends: after a crash, a second Ctrl-C, or when it is "

@@ -11,11 +11,11 @@ import subprocess
 import time
 
 import pytest
-from ktlab import LabError, process
+from ktlab import process
 from ktlab.coordinator import AUDIT, HELD, HSM, INTERRUPTED, IO, OK, REFUSED, ROLLED_BACK, Keyturn
+from ktlab.running import TO, Running, fill_up, slow_rekey, told, until, variables
 
 root_only = pytest.mark.skipif(os.getuid() != 0, reason="mounts need root")
-TO = {"to": "file:${dir}/cmk-${run}"}
 
 
 @pytest.fixture(scope="module")
@@ -42,53 +42,6 @@ def lab(module_cluster):
             node.app.start()
 
 
-def variables(lab, **changes):
-    lab.rewrite(key=TO, vars={**lab.cluster.variables(), **changes})
-
-
-def until(question, what, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        answer = question()
-        if answer:
-            return answer
-        time.sleep(0.01)
-    raise LabError(f"not within {seconds} s: {what}")
-
-
-class Running:
-    """`keyturn run`, waited for until its journal has an entry of this kind."""
-
-    def __init__(self, lab, *arguments, keyturn=None, **options):
-        self.lab, self.keyturn = lab, keyturn or lab.keyturn
-        self.before = len(lab.journal.entries())
-        self.process = self.keyturn.start(*(arguments or ("run", "--yes")), **options)
-
-    def wait(self, step, kind="intent", role="do"):
-        def seen():
-            found = any(e["kind"] == kind and (not step or (e["step"], e["role"]) == (step, role))
-                        for e in self.lab.journal.entries()[self.before:])
-            if not found and self.process.poll() is not None:
-                raise LabError(f"the run ended before {kind} {step}\n{self.finish()}")
-            return found
-
-        until(seen, f"{kind} {step}")
-        return self
-
-    def signal(self, number):
-        self.process.send_signal(number)
-        return self
-
-    def finish(self, check=None):
-        return self.keyturn.finish(self.process, check=check, timeout=100)
-
-
-def told(result, *words):
-    """Said, with a remedy, where people look. (A failed test shows all output.)"""
-    missing = [word for word in (*words, "→") if word not in result.err + ("" if word == "→" else result.out)]
-    assert not missing, f"not said: {missing}; said: {result.err}"
-
-
 def rolled_back(lab, result):
     assert result.code == ROLLED_BACK, result
     assert lab.assert_settled() == "rolled-back"
@@ -99,22 +52,6 @@ def turned(lab, result=None):
     assert result is None or result.code == OK, result
     assert lab.assert_settled() == "turned"
     assert len(lab.journal.intents("rekey")) == 1
-
-
-@contextlib.contextmanager
-def slow_rekey(lab, ms=1200):
-    """The application's rekey pauses before its commit."""
-    for node in lab.nodes:
-        with open(node.env_file, "a", encoding="utf-8") as f:
-            f.write(f"KEYTURN_STORE_REKEY_DELAY_MS={ms}\n")
-    try:
-        yield
-    finally:
-        for node in lab.nodes:
-            with open(node.env_file, encoding="utf-8") as f:
-                lines = [line for line in f if not line.startswith("KEYTURN_STORE_REKEY_DELAY_MS")]
-            with open(node.env_file, "w", encoding="utf-8") as f:
-                f.writelines(lines)
 
 
 @contextlib.contextmanager
@@ -136,13 +73,6 @@ def tmpfs(lab, path, size, options=""):
         yield path
     finally:
         process.run(["umount", "--lazy", path])
-
-
-def fill_up(path):
-    """Takes all the space that is left."""
-    with open(os.path.join(path, "filler"), "wb", buffering=0) as f, contextlib.suppress(OSError):
-        while True:
-            f.write(b"\0" * 4096)
 
 
 # --- signals -------------------------------------------------------------------------------------------------------------

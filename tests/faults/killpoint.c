@@ -7,9 +7,12 @@
  * "run" (keyturn-agent):
  *   point.CLASS   "count" or "N before" or "N after": what happens at the N-th step, counted over all processes
  *   below.CLASS   only steps on paths below this one count; without that file: all
+ *   pause.CLASS   text: a step on a path that has it waits as long as this file is there
  *   nap.CLASS     longest sleep in milliseconds
+ *   warp.CLASS    how much faster the monotonic clock of event loops goes
  *   clock         seconds that the clock of every program is ahead
- * and gets count.CLASS (how many there were), log.CLASS (a line a step) and fired.CLASS (written before the end).
+ * and gets count.CLASS (how many there were), log.CLASS (a line a step), fired.CLASS (written before the end) and
+ * paused.CLASS (a line a step that waits).
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -21,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -36,6 +40,7 @@ static const char *class; /* NULL: not one of ours */
 static char folder[PATH_MAX];
 static char below[PATH_MAX];
 static long nap_ms = -1;
+static long warp = 1;
 
 static void *real(const char *name)
 {
@@ -112,6 +117,8 @@ __attribute__((constructor)) static void begin(void)
 		(void)content(open_of_class("below", O_RDONLY), below, sizeof below);
 		if (content(open_of_class("nap", O_RDONLY), text, sizeof text))
 			nap_ms = strtol(text, NULL, 10);
+		if (content(open_of_class("warp", O_RDONLY), text, sizeof text))
+			warp = strtol(text, NULL, 10);
 	}
 	errno = kept;
 }
@@ -155,6 +162,20 @@ static bool there(const char *path)
 	return yes;
 }
 
+static void pause_here(const char *step, const char *path)
+{
+	char text[PATH_MAX];
+	char line[TEXT];
+	bool said = false;
+	while (content(open_of_class("pause", O_RDONLY), text, sizeof text) && strstr(path, text)) {
+		(void)snprintf(line, sizeof line, "%s %s\n", step, path);
+		if (!said)
+			say("paused", line);
+		said = true;
+		(void)REAL(nanosleep)(&(struct timespec){.tv_nsec = 5000000}, NULL);
+	}
+}
+
 /* A step is about to be done. The number of it when it is to end right afterwards, else 0. */
 static long before(const char *step, const char *path)
 {
@@ -162,6 +183,8 @@ static long before(const char *step, const char *path)
 	char line[TEXT];
 	int kept = errno;
 	long after = 0;
+	if (class)
+		pause_here(step, path);
 	if (class && strncmp(path, below, strlen(below)) == 0 && strncmp(path, folder, strlen(folder)) != 0 &&
 	    content(open_of_class("point", O_RDONLY), want, sizeof want)) {
 		char *when;
@@ -288,7 +311,27 @@ int clock_gettime(clockid_t which, struct timespec *out)
 	int done = REAL(clock_gettime)(which, out);
 	if (done == 0 && (which == CLOCK_REALTIME || which == CLOCK_REALTIME_COARSE))
 		out->tv_sec += ahead();
+	if (done == 0 && warp > 1 && (which == CLOCK_MONOTONIC || which == CLOCK_MONOTONIC_COARSE)) {
+		long long ns = (out->tv_sec * 1000000000LL + out->tv_nsec) * warp;
+		*out = (struct timespec){.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+	}
 	return done;
+}
+
+/* An event loop waits by the clock that we let go faster. */
+static int warped(int timeout_ms)
+{
+	return timeout_ms > 0 ? timeout_ms / (int)warp : timeout_ms;
+}
+
+int epoll_wait(int fd, struct epoll_event *events, int n, int timeout_ms)
+{
+	return REAL(epoll_wait)(fd, events, n, warped(timeout_ms));
+}
+
+int epoll_pwait(int fd, struct epoll_event *events, int n, int timeout_ms, const sigset_t *mask)
+{
+	return REAL(epoll_pwait)(fd, events, n, warped(timeout_ms), mask);
 }
 
 time_t time(time_t *out)

@@ -4,13 +4,14 @@ opens everything, nothing is lost, the rekey ran at most once, every service is 
 import glob
 import json
 import os
+import signal
 import stat
 import subprocess
 import tempfile
-import time
 
-from . import LabError, loopback, process
+from . import LabError, loopback
 from .coordinator import OK
+from .running import until
 
 FINAL = ("turned", "rolled-back", "refused")
 AGENT = "keyturn-agent"
@@ -62,17 +63,6 @@ def agents(lab, node, verb=None):
     return found
 
 
-def until(question, what, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = question()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise LabError(f"not within {seconds} s: {what}")
-        time.sleep(0.01)
-
-
 def rekeys(lab, run):
     """How often the application itself says in its log that it was rekeyed to this run's key."""
     made = [e for e in lab.journal.entries(run) if e["kind"] == "outcome" and e["step"] == "generate"]
@@ -89,7 +79,7 @@ def _expect(true, what):
 
 
 def _check_node(lab, node, key):
-    names = set(lab.env(node))
+    names = {name for name in lab.env(node) if name.startswith("LKR_")}
     _expect(names == {"LKR_MASTER_KEY_FILE"}, f"{node.name}: the env file has {sorted(names)}")
     _expect(lab.current_key(node).strip() == key, f"{node.name} has another key than the others")
     _expect(stat.S_IMODE(os.stat(lab.local(node, node.env_file)).st_mode) == 0o600, f"{node.name}: mode of the env file")
@@ -150,5 +140,24 @@ def refresh(lab):
         return False
 
 
-def end_process(pid):
-    return process.end(pid, process.start_time(pid))
+def kill(pids):
+    """SIGKILL; the pids."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    return pids
+
+
+def processes(lab, node, name):
+    """The pids of a node's processes of this name."""
+    found = []
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            with open(f"/proc/{pid}/comm", encoding="utf-8") as f:
+                if f.read().strip() == name and _of_node(lab, node, pid):
+                    found.append(pid)
+        except OSError:
+            continue
+    return found

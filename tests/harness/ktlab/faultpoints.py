@@ -46,6 +46,24 @@ class Place:
         """No sleep is longer (for programs that start from now on)."""
         self._write(self._path("nap", kind), milliseconds)
 
+    def warp(self, kind, factor):
+        """Timers of event loops run so much faster (in programs that start from now on)."""
+        self._write(self._path("warp", kind), factor)
+
+    def pause(self, kind, text):
+        """The next step on a path with this text waits until `go`."""
+        self.go(kind)
+        self._write(self._path("pause", kind), text)
+
+    def go(self, kind):
+        for what in ("pause", "paused"):
+            if os.path.exists(self._path(what, kind)):
+                os.unlink(self._path(what, kind))
+
+    def paused(self, kind):
+        """"step path" a line, of what waits or has waited."""
+        return self._read("paused", kind).strip()
+
     def clock(self, seconds):
         """The clock of this machine's programs is ahead by so much, at once."""
         self._write(os.path.join(self.folder, "clock"), seconds)

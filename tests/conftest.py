@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the end-to-end suite. `make_lab` makes laboratories; `lab` and `systemd_lab` are the usual ones, enrolled."""
+"""Fixtures of the end-to-end and the fault suite. `make_lab` makes laboratories; `lab` and `systemd_lab` are the usual ones, enrolled."""
 import os
 import sys
 
 import pytest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "harness"))
 
 from ktlab import cleanup, systemd_nodes  # noqa: E402  (the path is set above)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that is watched by its journal, so that a test can do something in the middle of it, and what tests do then."""
+import contextlib
+import os
+import time
+
+from . import LabError
+
+TO = {"to": "file:${dir}/cmk-${run}"}
+
+
+def variables(lab, **changes):
+    lab.rewrite(key=TO, vars={**lab.cluster.variables(), **changes})
+
+
+def until(question, what, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = question()
+        if answer:
+            return answer
+        time.sleep(0.01)
+    raise LabError(f"not within {seconds} s: {what}")
+
+
+class Running:
+    """`keyturn run`, waited for until its journal has an entry of this kind."""
+
+    def __init__(self, lab, *arguments, keyturn=None, **options):
+        self.lab, self.keyturn = lab, keyturn or lab.keyturn
+        self.before = len(lab.journal.entries())
+        self.process = self.keyturn.start(*(arguments or ("run", "--yes")), **options)
+
+    def wait(self, step, kind="intent", role="do"):
+        def seen():
+            found = any(e["kind"] == kind and (not step or (e["step"], e["role"]) == (step, role))
+                        for e in self.lab.journal.entries()[self.before:])
+            if not found and self.process.poll() is not None:
+                raise LabError(f"the run ended before {kind} {step}\n{self.finish()}")
+            return found
+
+        until(seen, f"{kind} {step}")
+        return self
+
+    def signal(self, number):
+        self.process.send_signal(number)
+        return self
+
+    def finish(self, check=None):
+        return self.keyturn.finish(self.process, check=check, timeout=100)
+
+
+def told(result, *words):
+    """Said, with a remedy, where people look. (A failed test shows all output.)"""
+    missing = [word for word in (*words, "→") if word not in result.err + ("" if word == "→" else result.out)]
+    assert not missing, f"not said: {missing}; said: {result.err}"
+
+
+@contextlib.contextmanager
+def slow_rekey(lab, ms=1200):
+    """The application's rekey pauses before its commit."""
+    for node in lab.nodes:
+        with open(lab.local(node, node.env_file), "a", encoding="utf-8") as f:
+            f.write(f"KEYTURN_STORE_REKEY_DELAY_MS={ms}\n")
+    try:
+        yield
+    finally:
+        for node in lab.nodes:
+            with open(lab.local(node, node.env_file), encoding="utf-8") as f:
+                lines = [line for line in f if not line.startswith("KEYTURN_STORE_REKEY_DELAY_MS")]
+            with open(lab.local(node, node.env_file), "w", encoding="utf-8") as f:
+                f.writelines(lines)
+
+
+def fill_up(path):
+    """Takes all the space that is left."""
+    with open(os.path.join(path, "filler"), "wb", buffering=0) as f, contextlib.suppress(OSError):
+        while True:
+            f.write(b"\0" * 4096)
