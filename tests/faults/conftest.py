@@ -5,9 +5,7 @@ import os
 import pytest
 from ktlab import aftermath
 from ktlab.faultpoints import COORDINATOR, RUN, SERVE
-from ktlab.running import TO
-
-WARP = 5  # how much faster the coordinator's timers go: a minute of reaching for a lost node is twelve seconds
+from ktlab.running import TO, WARP
 
 
 def pytest_collection_modifyitems(config, items):

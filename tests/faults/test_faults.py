@@ -17,7 +17,7 @@ import pytest
 from ktlab import LabError, aftermath, process
 from ktlab.coordinator import HELD, INTERRUPTED, OK, ROLLED_BACK
 from ktlab.faultpoints import COORDINATOR, RUN, SERVE
-from ktlab.running import Running, fill_up, told, until, variables
+from ktlab.running import WARP, Running, fill_up, told, until, variables
 
 pytestmark = pytest.mark.systemd
 
@@ -110,6 +110,7 @@ def test_a_link_is_cut_and_healed_soon(lab, phase):
 @EVERY_PHASE
 def test_a_link_is_cut_for_long(lab, phase):
     """The coordinator gives up: the run is turned back as far as it can be, or held. Healed and resumed it comes to its end."""
+    lab.fault_places[COORDINATOR].warp(COORDINATOR, 10)
     held = Held(lab, phase)
     held.node.partition()
     try:
@@ -117,6 +118,10 @@ def test_a_link_is_cut_for_long(lab, phase):
         result = held.end()
     finally:
         held.node.heal()
+        lab.fault_places[COORDINATOR].warp(COORDINATOR, WARP)
+    # What sshd would notice by itself (ClientAliveInterval): the sessions whose other end is gone.
+    aftermath.kill(aftermath.processes(lab, held.node, "sshd"))
+    held.node.wait()
     assert held.node.name in result.err and result.code in (ROLLED_BACK, HELD), result
     held.whole()
 
