@@ -11,6 +11,7 @@
 
 #include "agent/archive_reader.h"
 #include "agent/archive_unpack.h"
+#include "agent/keep.h"
 #include "agent/tree.h"
 #include "base/file.h"
 
@@ -20,6 +21,7 @@ enum { SIBLINGS = sizeof sibling_endings / sizeof *sibling_endings };
 /* One restore. `dirty` is the folder whose entries changed and which is not synced yet. */
 typedef struct restore {
 	const kt_manifest *manifest;
+	const char *keep; /* the run for which old versions are kept; NULL: none are */
 	struct archive *disk;
 	char *top_real; /* real path of the installation's folder */
 	char dirty[PATH_MAX];
@@ -157,6 +159,31 @@ static kt_code remove_one(restore *r, const char *path, kt_err *err)
 	return mark_dirty(r, path, err);
 }
 
+/* Before it is replaced or removed: the version that is there, also of a database with what belongs to it. */
+static kt_code keep_old(const restore *r, const char *place, bool database, kt_err *err)
+{
+	if (!r->keep)
+		return KT_OK;
+	KT_TRY(kt_keep_link(place, r->keep, "", err));
+	for (size_t k = 0; database && k < SIBLINGS; k++)
+		if (strcmp(sibling_endings[k], "-shm") != 0)
+			KT_TRY(kt_keep_link(place, r->keep, sibling_endings[k], err));
+	return KT_OK;
+}
+
+/* Is a journal there that a restore of this database removes? */
+static bool has_siblings(const char *place)
+{
+	for (size_t k = 0; k < SIBLINGS; k++) {
+		char path[PATH_MAX];
+		struct stat st;
+		if ((size_t)snprintf(path, sizeof path, "%s%s", place, sibling_endings[k]) < sizeof path &&
+		    lstat(path, &st) == 0)
+			return true;
+	}
+	return false;
+}
+
 /*
  * A journal of another time would be played into the restored database and destroy it. So, before the database is
  * replaced, all of them go (those in the archive come back after it); one that is not in the archive goes in any case.
@@ -232,6 +259,8 @@ static kt_code restore_file(restore *r, struct archive *a, struct archive_entry 
 			    const char *place, kt_err *err)
 {
 	bool same = m->kind != KT_MEMBER_LINK && is_same(m, e, place);
+	if (!same || (m->database && has_siblings(place)))
+		KT_TRY(keep_old(r, place, m->database, err));
 	if (m->database)
 		KT_TRY(remove_siblings(r, m, place, !same, err));
 	if (same)
@@ -257,6 +286,7 @@ static kt_code restore_hard_link(restore *r, const char *target, const char *pla
 		return kt_fail_errno(err, errno, NULL, "%s", first);
 	if (lstat(place, &is) == 0 && is.st_dev == want.st_dev && is.st_ino == want.st_ino)
 		return KT_OK;
+	KT_TRY(keep_old(r, place, false, err));
 	KT_TRY(temp_beside(place, temp, err));
 	if (link(first, temp) != 0)
 		return kt_fail_errno(err, errno, NULL, "%s cannot be linked to %s", place, first);
@@ -294,10 +324,10 @@ static kt_code restore_all(kt_archive_reader *reader, restore *r, const kt_archi
 	return rc == KT_OK ? closed : rc;
 }
 
-kt_code kt_archive_restore(kt_archive_reader *r, const kt_manifest *manifest, const kt_archive_hooks *hooks,
-			   uint64_t *written, kt_err *err)
+kt_code kt_archive_restore(kt_archive_reader *r, const kt_manifest *manifest, const char *keep,
+			   const kt_archive_hooks *hooks, uint64_t *written, kt_err *err)
 {
-	restore w = {.manifest = manifest};
+	restore w = {.manifest = manifest, .keep = keep};
 	kt_code rc = restore_all(r, &w, hooks, err);
 	free(w.top_real);
 	*written = w.written;

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "agent/keep.h"
+
 /* A file known by the folder that holds it and its name there, whatever path leads to that folder. */
 typedef struct place {
 	dev_t dev;
@@ -166,7 +168,7 @@ static bool note_path(selection *s, const char *name, bool *again)
 static kt_code visit(void *arg, const kt_tree_item *item, bool *skip, kt_err *err)
 {
 	selection *s = arg;
-	*skip = is_excluded(s, item->name) || is_hidden(s, item) || is_key_file(item);
+	*skip = is_excluded(s, item->name) || is_hidden(s, item) || kt_keep_is(item->base) || is_key_file(item);
 	if (*skip)
 		return KT_OK;
 	int n = snprintf(s->name, sizeof s->name, "%s%s%s", s->root, item->name[0] ? "/" : "", item->name);

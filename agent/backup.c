@@ -262,7 +262,7 @@ kt_status kt_action_backup_check(kt_agent_ctx *ctx, const cJSON *args, cJSON *re
 
 /* --- backup.restore -------------------------------------------------------------------------------------------- */
 
-static kt_code restore_from(kt_agent_ctx *ctx, kt_archive_reader *reader, cJSON *result, kt_err *err)
+static kt_code restore_from(kt_agent_ctx *ctx, kt_archive_reader *reader, const char *keep, cJSON *result, kt_err *err)
 {
 	kt_manifest manifest;
 	uint64_t files;
@@ -272,7 +272,7 @@ static kt_code restore_from(kt_agent_ctx *ctx, kt_archive_reader *reader, cJSON 
 	const kt_archive_hooks hooks = {.progress = report, .arg = &r};
 	KT_TRY(kt_archive_verify(reader, &hooks, &manifest, err));
 	r.what = "restoring";
-	kt_code rc = kt_archive_restore(reader, &manifest, &hooks, &written, err);
+	kt_code rc = kt_archive_restore(reader, &manifest, keep, &hooks, &written, err);
 	kt_manifest_totals(&manifest, &files, &bytes);
 	kt_manifest_free(&manifest);
 	if (rc != KT_OK)
@@ -284,8 +284,12 @@ static kt_code restore_from(kt_agent_ctx *ctx, kt_archive_reader *reader, cJSON 
 static kt_code restore(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	kt_archive_reader *reader = NULL;
+	const char *keep;
+	KT_TRY(kt_json_opt_str(args, "keep", NULL, &keep, err));
+	if (keep)
+		KT_TRY(kt_name_check("run", keep, err));
 	KT_TRY(open_archive(args, &reader, err));
-	kt_code rc = restore_from(ctx, reader, result, err);
+	kt_code rc = restore_from(ctx, reader, keep, result, err);
 	kt_archive_close(reader);
 	return rc;
 }

@@ -11,16 +11,15 @@
 #include <unistd.h>
 
 #include "agent/envfile.h"
+#include "agent/keep.h"
 #include "agent/keyref.h"
 #include "base/codec.h"
 #include "base/file.h"
 
-enum { PATH_TEXT = 4096 };
-
 /* Which file, and where its old version is. A symbolic link is followed: the file that it leads to is changed. */
 typedef struct place {
-	char path[PATH_TEXT];
-	char kept[PATH_TEXT];
+	char path[PATH_MAX];
+	char kept[PATH_MAX];
 } place;
 
 static kt_code find_place(const cJSON *args, place *p, kt_err *err)
@@ -34,12 +33,10 @@ static kt_code find_place(const cJSON *args, place *p, kt_err *err)
 	if (!real)
 		return kt_fail_errno(err, errno, "make it (it may be empty), or correct its path in the variables",
 				     "the env file %s", path);
-	int n = snprintf(p->path, sizeof p->path, "%s", real);
-	int k = snprintf(p->kept, sizeof p->kept, "%s.keyturn-%s.old", real, run);
+	(void)snprintf(p->path, sizeof p->path, "%s", real);
+	kt_code rc = kt_keep_path(real, run, "", p->kept, err);
 	free(real);
-	if (n < 0 || n >= PATH_TEXT || k < 0 || k >= PATH_TEXT)
-		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", path);
-	return KT_OK;
+	return rc;
 }
 
 static kt_code put_digest(cJSON *result, const kt_envfile *f, kt_err *err)

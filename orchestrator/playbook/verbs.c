@@ -61,7 +61,7 @@ static const kt_verb table[] = {
 	 NODE,
 	 .changes = true,
 	 .results = "files written ",
-	 .args = {NEED("archive", STRING), NEED("sha256", STRING)}},
+	 .args = {NEED("archive", STRING), NEED("sha256", STRING), MAY("keep", STRING)}},
 	{.name = "key.transport",
 	 NODE,
 	 .changes = true,

@@ -83,7 +83,7 @@ static void extract(const kt_archive_made *made)
 	kt_archive_close(r);
 }
 
-static uint64_t restore(const kt_archive_made *made)
+static uint64_t restore_keeping(const kt_archive_made *made, const char *keep)
 {
 	kt_err err = KT_ERR_INIT;
 	kt_archive_reader *r = NULL;
@@ -91,10 +91,15 @@ static uint64_t restore(const kt_archive_made *made)
 	uint64_t written = 0;
 	assert_kt_ok(kt_archive_open(at("b/backup.tar.zst"), made->sha256, &r, &err));
 	assert_kt_ok(kt_archive_verify(r, NULL, &m, &err));
-	assert_kt_ok(kt_archive_restore(r, &m, NULL, &written, &err));
+	assert_kt_ok(kt_archive_restore(r, &m, keep, NULL, &written, &err));
 	kt_manifest_free(&m);
 	kt_archive_close(r);
 	return written;
+}
+
+static uint64_t restore(const kt_archive_made *made)
+{
+	return restore_keeping(made, NULL);
 }
 
 /* The member for a path in the scratch folder; NULL: not in the backup. */
@@ -866,6 +871,111 @@ static void test_restore_removes_foreign_journals(void **state)
 	assert_false(is_there("db/looker.db-shm"));
 }
 
+/* S9: what a restore replaces or removes is kept, once for a run; the next backup leaves it out. */
+static void test_restore_keeps_old_versions(void **state)
+{
+	(void)state;
+	make_installation();
+	kt_archive_source source = installation();
+	kt_archive_made made = create(&source);
+	put_text("top/models/log/keep", "changed by the rekey", 0640);
+	put_text("top/empty", "no longer", 0604);
+	put_text("top/zz-start.sh", "both names", 0755);
+	assert_int_equal(unlink(at("top/name with\nnewline \\ and \xff")), 0);
+	struct stat before;
+	assert_int_equal(lstat(at("top/models/log/keep"), &before), 0);
+	(void)restore_keeping(&made, "R1");
+	assert_text("top/models/log/keep", "kept\n");
+	assert_text("top/models/log/keep.keyturn-R1.old", "changed by the rekey");
+	struct stat after;
+	assert_int_equal(lstat(at("top/models/log/keep.keyturn-R1.old"), &after), 0);
+	assert_true(after.st_ino == before.st_ino && after.st_mode == before.st_mode && after.st_nlink == 1);
+	assert_text("top/empty.keyturn-R1.old", "no longer");
+	assert_text("top/start.sh.keyturn-R1.old", "both names");
+	assert_text("top/zz-start.sh.keyturn-R1.old", "both names");
+	assert_false(is_there("top/models/looker.jar.keyturn-R1.old")); /* was the same */
+	assert_false(is_there("top/name with\nnewline \\ and \xff.keyturn-R1.old"));
+	/* Once more in that run: the first one stays. Another run has its own. */
+	put_text("top/models/log/keep", "spoilt again", 0644);
+	(void)restore_keeping(&made, "R1");
+	assert_text("top/models/log/keep.keyturn-R1.old", "changed by the rekey");
+	put_text("top/models/log/keep", "by the next run", 0644);
+	(void)restore_keeping(&made, "R2");
+	assert_text("top/models/log/keep.keyturn-R1.old", "changed by the rekey");
+	assert_text("top/models/log/keep.keyturn-R2.old", "by the next run");
+	put_text("top/models/not.keyturn-.old", "", 0644);
+	put_text("top/models/x.old", "", 0644);
+	made = create(&source);
+	kt_manifest m = verify(&made);
+	assert_non_null(member(&m, "top/models/log/keep"));
+	assert_null(member(&m, "top/models/log/keep.keyturn-R1.old"));
+	assert_null(member(&m, "top/models/log/keep.keyturn-R2.old"));
+	assert_non_null(member(&m, "top/models/not.keyturn-.old"));
+	assert_non_null(member(&m, "top/models/x.old"));
+	kt_manifest_free(&m);
+}
+
+/* A database is kept so that it opens: with its journals, under the names that SQLite looks for. */
+static void test_restore_keeps_databases_whole(void **state)
+{
+	(void)state;
+	put_folder("db", 0755);
+	put_folder("top", 0755);
+	put_text("db/looker.db", "before", 0600);
+	char path[PATH_MAX];
+	(void)snprintf(path, sizeof path, "%s", at("db/looker.db"));
+	const char *db = path;
+	kt_archive_source source = installation();
+	source.paths = &db;
+	source.path_n = 1;
+	kt_archive_made made = create(&source);
+	put_text("db/looker.db", "after the rekey", 0600);
+	put_text("db/looker.db-wal", "wal", 0600);
+	put_text("db/looker.db-journal", "journal", 0600);
+	put_text("db/looker.db-shm", "shm", 0600);
+	(void)restore_keeping(&made, "R1");
+	assert_text("db/looker.db", "before");
+	assert_false(is_there("db/looker.db-wal"));
+	assert_text("db/looker.db.keyturn-R1.old", "after the rekey");
+	assert_text("db/looker.db.keyturn-R1.old-wal", "wal");
+	assert_text("db/looker.db.keyturn-R1.old-journal", "journal");
+	/* The database is the same, what belongs to it is not. */
+	put_text("db/looker.db-wal", "foreign", 0600);
+	(void)restore_keeping(&made, "R2");
+	assert_text("db/looker.db.keyturn-R2.old", "before");
+	assert_text("db/looker.db.keyturn-R2.old-wal", "foreign");
+	assert_false(is_there("db/looker.db-wal"));
+	(void)restore_keeping(&made, "R3");
+	assert_text("db/looker.db", "before");
+}
+
+/* What cannot be kept is not replaced. */
+static void test_restore_that_cannot_keep(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_archive_reader *r = NULL;
+	kt_manifest m;
+	uint64_t written;
+	make_installation();
+	char name[250];
+	memset(name, 'n', sizeof name - 1); /* no room for what is added to it */
+	name[sizeof name - 1] = '\0';
+	char path[300];
+	(void)snprintf(path, sizeof path, "top/%s", name);
+	put_text(path, "before", 0644);
+	kt_archive_source source = installation();
+	kt_archive_made made = create(&source);
+	put_text(path, "after", 0644);
+	assert_kt_ok(kt_archive_open(at("b/backup.tar.zst"), made.sha256, &r, &err));
+	assert_kt_ok(kt_archive_verify(r, NULL, &m, &err));
+	assert_kt_fails(KT_E_IO, kt_archive_restore(r, &m, "R1", NULL, &written, &err));
+	assert_non_null(strstr(err.msg, "cannot be kept"));
+	kt_manifest_free(&m);
+	kt_archive_close(r);
+	assert_text(path, "after");
+}
+
 /* A folder that became a link since is a folder again; nothing is written where the link led. */
 static void test_restore_does_not_follow_links(void **state)
 {
@@ -1069,6 +1179,9 @@ int main(void)
 		TEST(test_restore_is_exact),
 		TEST(test_restore_of_everything_gone),
 		TEST(test_restore_removes_foreign_journals),
+		TEST(test_restore_keeps_old_versions),
+		TEST(test_restore_keeps_databases_whole),
+		TEST(test_restore_that_cannot_keep),
 		TEST(test_restore_does_not_follow_links),
 		TEST(test_top_through_a_link),
 		TEST(test_sparse_files),

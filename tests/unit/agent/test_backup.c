@@ -107,8 +107,8 @@ static void test_create_check_restore(void **state)
 	put_text("top/looker.db-journal", "hot", 0644);
 	put_text("top/newer", "stays", 0644);
 	for (int again = 0; again < 2; again++) {
-		s = ask(kt_action_backup_restore, &result, &err, "{\"archive\":\"%s\",\"sha256\":\"%s\"}",
-			at("b/x.tar.zst"), sha256);
+		s = ask(kt_action_backup_restore, &result, &err,
+			"{\"archive\":\"%s\",\"sha256\":\"%s\",\"keep\":\"R1\"}", at("b/x.tar.zst"), sha256);
 		if (s != KT_STATUS_OK)
 			fail_msg("%s", err.msg);
 		assert_int_equal(number_of(result, "files"), 2);
@@ -118,7 +118,14 @@ static void test_create_check_restore(void **state)
 		assert_int_equal(mode_of("top/looker.db"), 0600);
 		assert_false(is_there("top/looker.db-journal"));
 		assert_text("top/newer", "stays");
+		assert_text("top/looker.db.keyturn-R1.old", "half rekeyed");
+		assert_text("top/looker.db.keyturn-R1.old-journal", "hot");
 	}
+	s = ask(kt_action_backup_restore, &result, &err, "{\"archive\":\"%s\",\"sha256\":\"%s\",\"keep\":\"a/b\"}",
+		at("b/x.tar.zst"), sha256);
+	assert_int_equal(s, KT_STATUS_FAILED);
+	assert_int_equal(err.code, KT_E_INPUT);
+	cJSON_Delete(result);
 }
 
 /* Whatever fails, the scratch folder is gone afterwards and the installation is untouched. */
