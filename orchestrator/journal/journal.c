@@ -2,6 +2,7 @@
 /* The one file of the coordinator that calls SQLite. */
 #include "orchestrator/journal/journal.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -16,6 +17,7 @@
 #include "base/codec.h"
 #include "base/file.h"
 #include "orchestrator/journal/lock.h"
+#include "orchestrator/journal/pair.h"
 
 enum {
 	APPLICATION_ID = 0x4b544a4c, /* "KTJL", in SQLite's header: tells a journal from other databases */
@@ -32,12 +34,21 @@ static const char SELECT[] = "SELECT seq,run,epoch,time_ms,kind,step,role,node,a
 			     " ORDER BY seq";
 static const char INSERT[] = "INSERT INTO entry(seq,run,epoch,time_ms,kind,step,role,node,attempt,body,prev,hash)"
 			     " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)";
-static const char DAMAGED[] = "restore the state folder from a copy; do not edit the journal";
+static const char DAMAGED[] =
+	"put the newest copy of the whole state folder in its place; without one, `keyturn status` shows "
+	"what is good of it, and keyturn-recovery(7) says how to go on by hand";
+
+static const char SHORTER[] =
+	"put the newest copy of the whole state folder in its place; without one, read keyturn-recovery(7) "
+	"before anything else: what the journal has lost may have been done";
 
 struct kt_journal {
 	sqlite3 *db;
 	sqlite3_stmt *insert;
 	int lock; /* -1: opened for reading */
+	bool salvage;
+	kt_err damage;      /* of one that is salvaged */
+	int64_t remembered; /* how many entries it had, as journal.lock says; 0: not known */
 	char path[PATH_LEN];
 	int64_t seq;                 /* of the last entry */
 	int64_t epoch;               /* highest of any entry */
@@ -56,6 +67,9 @@ static kt_code db_fail(const kt_journal *j, int rc, const char *what, kt_err *er
 	case SQLITE_CORRUPT:
 		return kt_fail(err, KT_E_AUDIT, DAMAGED, "%s is damaged: %s: %s", j->path, what, sqlite3_errmsg(j->db));
 	case SQLITE_NOTADB:
+		if (j->remembered > 0)
+			return kt_fail(err, KT_E_AUDIT, DAMAGED, "%s is damaged: its header is not that of a database",
+				       j->path);
 		return kt_fail(err, KT_E_INPUT, "give the state folder of a cluster", "%s is no journal of keyturn",
 			       j->path);
 	case SQLITE_BUSY:
@@ -203,9 +217,11 @@ static kt_code walk_rows(kt_journal *j, sqlite3_stmt *st, const char *run, kt_en
 		int rc = sqlite3_step(st);
 		if (rc == SQLITE_DONE)
 			return KT_OK;
-		if (rc != SQLITE_ROW)
-			return db_fail(j, rc, "reading the entries", err);
-		KT_TRY(check_row(j, st, w, &e, err));
+		kt_code good =
+			rc == SQLITE_ROW ? check_row(j, st, w, &e, err) : db_fail(j, rc, "reading the entries", err);
+		if (good == KT_E_AUDIT && j->salvage)
+			return KT_OK;
+		KT_TRY(good);
 		if (cb && (!run || strcmp(run, e.run) == 0))
 			KT_TRY(cb(user, &e, err));
 	}
@@ -237,7 +253,11 @@ static kt_code open_db(kt_journal *j, kt_journal_mode mode, kt_err *err)
 {
 	struct stat st;
 	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW;
-	if (mode == KT_JOURNAL_READ && lstat(j->path, &st) != 0)
+	bool there = lstat(j->path, &st) == 0;
+	if (!there && j->remembered > 0)
+		return kt_fail(err, KT_E_AUDIT, DAMAGED, "%s is missing; it had %" PRId64 " entries", j->path,
+			       j->remembered);
+	if (!there && mode == KT_JOURNAL_READ)
 		return kt_fail_errno(err, errno, "no run was begun with this state folder, or its path is wrong", "%s",
 				     j->path);
 	if (mode == KT_JOURNAL_READ && access(j->path, W_OK) != 0)
@@ -268,6 +288,8 @@ static kt_code check_mark(kt_journal *j, bool *fresh, kt_err *err)
 	*fresh = pages == 0;
 	if (*fresh)
 		return KT_OK;
+	if (mark != APPLICATION_ID && j->remembered > 0)
+		return kt_fail(err, KT_E_AUDIT, DAMAGED, "%s is damaged: its header is not that of a journal", j->path);
 	if (mark != APPLICATION_ID)
 		return kt_fail(err, KT_E_INPUT, "give the state folder of a cluster",
 			       "%s is a database, but no journal of keyturn", j->path);
@@ -319,34 +341,125 @@ static kt_code open_checked(kt_journal *j, kt_journal_mode mode, kt_err *err)
 	walk w;
 	KT_TRY(open_db(j, mode, err));
 	KT_TRY(check_mark(j, &fresh, err));
+	if (fresh && j->remembered > 0)
+		return kt_fail(err, KT_E_AUDIT, DAMAGED, "%s is empty; it had %" PRId64 " entries", j->path,
+			       j->remembered);
 	if (fresh && mode == KT_JOURNAL_READ)
 		return kt_fail(err, KT_E_INPUT, "no run was begun with this state folder", "%s is empty", j->path);
 	if (fresh)
 		KT_TRY(make_schema(j, err));
 	KT_TRY(check_pages(j, err));
 	KT_TRY(walk_chain(j, NULL, NULL, NULL, &w, err));
+	if (w.seq < j->remembered)
+		return kt_fail(err, KT_E_AUDIT, SHORTER,
+			       "%s has %" PRId64 " entries, and had %" PRId64
+			       ": its end is lost, or an older copy was put there",
+			       j->path, w.seq, j->remembered);
 	j->seq = w.seq;
 	j->epoch = w.epoch;
 	memcpy(j->head, w.head, sizeof j->head);
 	return KT_OK;
 }
 
-kt_code kt_journal_open(const char *folder, kt_journal_mode mode, kt_journal **out, kt_err *err)
+static kt_code new_journal(const char *folder, kt_journal **out, kt_err *err)
 {
 	*out = NULL;
 	kt_journal *j = calloc(1, sizeof *j);
 	if (!j)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	j->lock = -1;
-	kt_code rc = KT_OK;
-	if ((size_t)snprintf(j->path, sizeof j->path, "%s/journal.db", folder) >= sizeof j->path)
-		rc = kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", folder);
-	if (rc == KT_OK && mode == KT_JOURNAL_WRITE)
-		rc = kt_file_mkdirs(folder, 0700, err);
-	if (rc == KT_OK && mode == KT_JOURNAL_WRITE)
-		rc = kt_lock_take(folder, &j->lock, err);
+	if ((size_t)snprintf(j->path, sizeof j->path, "%s/journal.db", folder) >= sizeof j->path) {
+		free(j);
+		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", folder);
+	}
+	*out = j;
+	return KT_OK;
+}
+
+/* The rollback journal that lies there is tried on a copy: one that belongs to another database would destroy this one.
+ * Where no copy can be made (a full disk), SQLite's own checks must do. */
+static kt_code check_pair(const char *folder, int64_t remembered, kt_err *err)
+{
+	char copy[PATH_LEN];
+	kt_journal *j;
+	kt_err why = KT_ERR_INIT;
+	if (kt_pair_copy(folder, copy, NULL) != KT_OK)
+		return KT_OK;
+	kt_code rc = new_journal(copy, &j, &why);
+	if (rc == KT_OK) {
+		j->remembered = remembered;
+		rc = open_checked(j, KT_JOURNAL_READ, &why);
+	}
+	kt_journal_close(j);
+	kt_pair_remove(copy);
+	if (rc != KT_E_AUDIT && rc != KT_E_INPUT)
+		return KT_OK;
+	return kt_fail(
+		err, KT_E_AUDIT,
+		"put journal.db and journal.db-journal of one copy of the state folder there; `keyturn status` shows "
+		"journal.db as it is without the other, and keyturn-recovery(7) says more",
+		"%s/journal.db-journal does not fit journal.db, or one of them is damaged; neither was changed",
+		folder);
+}
+
+static kt_code open_for(kt_journal *j, const char *folder, kt_journal_mode mode, kt_err *err)
+{
+	if (mode == KT_JOURNAL_WRITE) {
+		KT_TRY(kt_file_mkdirs(folder, 0700, err));
+		KT_TRY(kt_lock_take(folder, &j->lock, &j->remembered, err));
+	} else {
+		j->remembered = kt_lock_entries(folder);
+	}
+	if (kt_pair_is_hot(folder) && (mode == KT_JOURNAL_WRITE || !kt_lock_held(folder)))
+		KT_TRY(check_pair(folder, j->remembered, err));
+	KT_TRY(open_checked(j, mode, err));
+	if (mode == KT_JOURNAL_WRITE)
+		kt_lock_note(j->lock, j->seq);
+	return KT_OK;
+}
+
+/* As SQLite takes it: with `immutable`, which leaves a rollback journal alone. */
+static kt_code immutable_uri(const char *path, kt_buf *out, kt_err *err)
+{
+	KT_TRY(kt_buf_str(out, "file:", err));
+	for (const char *p = path; *p; p++) {
+		bool plain = isalnum((unsigned char)*p) || strchr("/._-", *p);
+		KT_TRY(plain ? kt_buf_append(out, p, 1, err)
+			     : kt_buf_printf(out, err, "%%%02X", (unsigned)(unsigned char)*p));
+	}
+	return kt_buf_str(out, "?immutable=1", err);
+}
+
+/* What is good of a damaged one: the file as it is, and nothing is changed. */
+static kt_code open_damaged(kt_journal *j, kt_err *err)
+{
+	walk w;
+	kt_buf uri = KT_BUF_INIT;
+	kt_code rc = immutable_uri(j->path, &uri, err);
+	(void)sqlite3_close(j->db);
+	j->db = NULL;
+	j->salvage = true;
+	if (rc == KT_OK &&
+	    sqlite3_open_v2(kt_buf_cstr(&uri), &j->db, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL) != 0)
+		rc = kt_fail(err, KT_E_AUDIT, DAMAGED, "%s", j->damage.msg);
+	kt_buf_free(&uri);
 	if (rc == KT_OK)
-		rc = open_checked(j, mode, err);
+		rc = walk_chain(j, NULL, NULL, NULL, &w, err);
+	if (rc == KT_OK && w.seq > 0)
+		return KT_OK;
+	return kt_fail(err, KT_E_AUDIT, j->damage.remedy, "%s (nothing of it can be read)", j->damage.msg);
+}
+
+kt_code kt_journal_open(const char *folder, kt_journal_mode mode, kt_journal **out, kt_err *err)
+{
+	kt_journal *j;
+	*out = NULL;
+	KT_TRY(new_journal(folder, &j, err));
+	kt_code rc = open_for(j, folder, mode == KT_JOURNAL_SALVAGE ? KT_JOURNAL_READ : mode, &j->damage);
+	if (rc == KT_E_AUDIT && mode == KT_JOURNAL_SALVAGE)
+		rc = open_damaged(j, err);
+	else if (rc != KT_OK && err)
+		*err = j->damage;
 	if (rc != KT_OK) {
 		kt_journal_close(j);
 		return rc;
@@ -355,12 +468,19 @@ kt_code kt_journal_open(const char *folder, kt_journal_mode mode, kt_journal **o
 	return KT_OK;
 }
 
+const kt_err *kt_journal_damage(const kt_journal *j)
+{
+	return &j->damage;
+}
+
 void kt_journal_close(kt_journal *j)
 {
 	if (!j)
 		return;
 	(void)sqlite3_finalize(j->insert);
 	(void)sqlite3_close(j->db);
+	if (j->lock >= 0 && j->seq > j->remembered)
+		kt_lock_note(j->lock, j->seq);
 	if (j->lock >= 0)
 		(void)close(j->lock);
 	free(j);

@@ -32,18 +32,25 @@ typedef struct kt_entry {
 } kt_entry;
 
 typedef enum kt_journal_mode {
-	KT_JOURNAL_READ, /* status, report, audit: no lock, the journal must be there */
-	KT_JOURNAL_WRITE /* a coordinator: made when it is not there, and locked until it is closed */
+	KT_JOURNAL_READ,    /* status, report, audit: no lock, the journal must be there */
+	KT_JOURNAL_SALVAGE, /* the same of a damaged one: what is good of it is read, see kt_journal_damage */
+	KT_JOURNAL_WRITE    /* a coordinator: made when it is not there, and locked until it is closed */
 } kt_journal_mode;
 
 /*
  * Open the journal in `folder`. For writing, the folder is made (0700) and the database too (0600), and `journal.lock`
  * is locked for this process. Errors, nothing changed by any: KT_E_BUSY names pid, host and start of who holds it;
- * KT_E_INPUT when the file is no journal, or of a newer format; KT_E_AUDIT when it is damaged or its chain is broken
- * (the whole chain is verified); KT_E_IO for the operating system.
+ * KT_E_INPUT when the file is no journal, or of a newer format; KT_E_AUDIT when it is damaged, its chain is broken (the
+ * whole chain is verified), it is shorter than journal.lock remembers, or a rollback journal lies beside it that is not
+ * its own; KT_E_IO for the operating system.
  */
 KT_MUST_CHECK kt_code kt_journal_open(const char *folder, kt_journal_mode mode, kt_journal **out, kt_err *err);
 void kt_journal_close(kt_journal *j);
+
+/* Of one that was opened for KT_JOURNAL_SALVAGE: what is wrong with it (code KT_OK: nothing). The entries before the
+ * first one that is missing, altered or unreadable are given by kt_journal_read and what rests on it, as if there were
+ * no more. A file of which nothing can be read is still an error of kt_journal_open. */
+const kt_err *kt_journal_damage(const kt_journal *j);
 
 /* Append n entries in one transaction. On any failure none is there. KT_E_IO when the disk is full or not writable,
  * KT_E_AUDIT when the database is damaged, KT_E_INPUT when an entry could not be read back (no UTF-8, no JSON). */

@@ -441,6 +441,11 @@ bool vfs_register(void)
 	return sqlite3_vfs_register(&vfs, 1) == SQLITE_OK;
 }
 
+bool vfs_use_real(void)
+{
+	return sqlite3_vfs_register(sqlite3_vfs_find("unix"), 1) == SQLITE_OK;
+}
+
 /* --- for the tests ------------------------------------------------------------------------------------------------ */
 
 void vfs_reset(void)

@@ -18,8 +18,9 @@
 
 #include "tests/sim/chance.h"
 
-/* Make it SQLite's default. Once a program. */
+/* Make it SQLite's default; or the real one again. */
 bool vfs_register(void);
+bool vfs_use_real(void);
 /* An empty disk; files that are open must be closed. */
 void vfs_reset(void);
 

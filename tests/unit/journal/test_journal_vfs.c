@@ -17,8 +17,9 @@
 #include "base/file.h"
 #include "orchestrator/journal/journal.h"
 #include "tests/sim/vfs.h"
+#include "tests/unit/journal/entries.h"
 
-enum { BATCH_MAX = 30, BODY_MAX = 9000, BATCHES = 6, OPS = 130, CUTS = 3000, LIES = 200 };
+enum { BATCHES = 6, OPS = 130, CUTS = 3000, LIES = 200 };
 
 static const char folder[] = "state";
 
@@ -30,48 +31,10 @@ int __wrap_fsync(int fd)
 	return 0;
 }
 
-/* --- What is written: everything about entry n follows from n ----------------------------------------------------- */
-
-static size_t body_length(int64_t seq)
+static void new_disk(void)
 {
-	sim_rng r = {(uint64_t)seq};
-	size_t most = sim_chance(&r, 100) ? BODY_MAX : 900;
-	return 2 + sim_below(&r, most - 2);
-}
-
-static void fill_body(int64_t seq, char out[BODY_MAX + 1])
-{
-	size_t n = body_length(seq);
-	memset(out, 'a' + (int)(seq % 26), n);
-	out[0] = out[n - 1] = '"';
-	out[n] = '\0';
-}
-
-static kt_code append(kt_journal *j, int64_t first, size_t n, kt_err *err)
-{
-	static char body[BATCH_MAX][BODY_MAX + 1];
-	kt_entry e[BATCH_MAX];
-	for (size_t i = 0; i < n; i++) {
-		fill_body(first + (int64_t)i, body[i]);
-		e[i] = (kt_entry){.run = "r",
-				  .epoch = 1,
-				  .time_ms = first,
-				  .kind = "note",
-				  .step = "",
-				  .role = "",
-				  .node = "",
-				  .body = body[i]};
-	}
-	return kt_journal_append(j, e, n, err);
-}
-
-static kt_code compare(void *user, const kt_entry *e, kt_err *err)
-{
-	static char body[BODY_MAX + 1];
-	fill_body(e->seq, body);
-	*(int64_t *)user = e->seq;
-	return strcmp(body, e->body) == 0 ? KT_OK
-					  : kt_fail(err, KT_E_AUDIT, NULL, "entry %" PRId64 " has changed", e->seq);
+	vfs_reset();
+	(void)remove("state/journal.lock"); /* which remembers how long the journal was */
 }
 
 /* --- A session ---------------------------------------------------------------------------------------------------- */
@@ -93,7 +56,7 @@ static void work(session *s, sim_rng *r, size_t batches)
 	for (size_t i = 0; i < batches; i++) {
 		size_t n = 1 + sim_below(r, BATCH_MAX);
 		s->possible = s->sure + (int64_t)n;
-		if (append(j, s->sure + 1, n, &err) != KT_OK)
+		if (entries_append(j, s->sure + 1, n, &err) != KT_OK)
 			break;
 		s->sure = s->possible;
 	}
@@ -110,7 +73,7 @@ static const char *judge(session *s)
 	why[0] = '\0';
 	kt_code rc = kt_journal_open(folder, KT_JOURNAL_WRITE, &j, &err);
 	if (rc == KT_OK)
-		rc = kt_journal_read(j, NULL, compare, &there, &err);
+		rc = kt_journal_read(j, NULL, entries_compare, &there, &err);
 	kt_journal_close(j);
 	if (rc != KT_OK)
 		(void)snprintf(why, sizeof why, "%s", err.msg);
@@ -126,7 +89,7 @@ static const char *cut_somewhere(uint64_t seed, bool lies)
 {
 	sim_rng r = {seed};
 	session s = {0};
-	vfs_reset();
+	new_disk();
 	vfs_lie(lies);
 	vfs_stop_after(sim_below(&r, OPS));
 	work(&s, &r, BATCHES);
@@ -178,7 +141,7 @@ static void test_killed_between_any_two_calls(void **state)
 	for (size_t i = 0; stopped; i += getenv("KT_VALGRIND") ? 13 : 1) {
 		session s = {0};
 		sim_rng r = {3};
-		vfs_reset();
+		new_disk();
 		vfs_stop_after(i);
 		work(&s, &r, BATCHES);
 		stopped = vfs_stopped();
@@ -199,7 +162,7 @@ static bool fail_one(size_t at, int code)
 	kt_err err = KT_ERR_INIT;
 	session s = {0};
 	sim_rng r = {11};
-	vfs_reset();
+	new_disk();
 	vfs_fail_at(at, code);
 	kt_code rc = kt_journal_open(folder, KT_JOURNAL_WRITE, &j, &err);
 	if (rc != KT_OK) {
@@ -211,7 +174,7 @@ static bool fail_one(size_t at, int code)
 		size_t n = 1 + sim_below(&r, BATCH_MAX);
 		kt_err why = KT_ERR_INIT;
 		s.possible = s.sure + (int64_t)n;
-		rc = append(j, s.sure + 1, n, &why);
+		rc = entries_append(j, s.sure + 1, n, &why);
 		if (rc == KT_OK)
 			s.sure = s.possible;
 		else if (rc != KT_E_IO || !why.remedy[0])
@@ -221,7 +184,7 @@ static bool fail_one(size_t at, int code)
 	}
 	/* A rollback may only be tried again: the same journal takes more, or says that it cannot. */
 	int64_t before = s.sure;
-	if (rc != KT_OK && append(j, s.sure + 1, 1, &err) == KT_OK)
+	if (rc != KT_OK && entries_append(j, s.sure + 1, 1, &err) == KT_OK)
 		s.sure = s.possible = before + 1;
 	kt_journal_close(j);
 	bool reached = vfs_failed();
@@ -249,7 +212,7 @@ static void test_reading_from_a_disk_that_fails(void **state)
 	(void)state;
 	session s = {0};
 	sim_rng r = {5};
-	vfs_reset();
+	new_disk();
 	work(&s, &r, BATCHES);
 	bool failed = true;
 	for (size_t at = 0; failed; at++) {
@@ -259,7 +222,7 @@ static void test_reading_from_a_disk_that_fails(void **state)
 		vfs_fail_at(at, SQLITE_IOERR);
 		kt_code rc = kt_journal_open(folder, KT_JOURNAL_READ, &j, &err);
 		if (rc == KT_OK)
-			rc = kt_journal_read(j, NULL, compare, &there, &err);
+			rc = kt_journal_read(j, NULL, entries_compare, &there, &err);
 		kt_journal_close(j);
 		failed = vfs_failed();
 		vfs_fail_at(SIZE_MAX, 0);
@@ -279,11 +242,11 @@ static void test_syncs_of_a_commit(void **state)
 	(void)state;
 	kt_journal *j;
 	kt_err err = KT_ERR_INIT;
-	vfs_reset();
+	new_disk();
 	assert_int_equal(kt_journal_open(folder, KT_JOURNAL_WRITE, &j, &err), KT_OK);
-	assert_int_equal(append(j, 1, 3, &err), KT_OK);
+	assert_int_equal(entries_append(j, 1, 3, &err), KT_OK);
 	size_t before = vfs_syncs();
-	assert_int_equal(append(j, 4, BATCH_MAX, &err), KT_OK);
+	assert_int_equal(entries_append(j, 4, BATCH_MAX, &err), KT_OK);
 	assert_int_equal(vfs_syncs() - before, 4);
 	kt_journal_close(j);
 }
