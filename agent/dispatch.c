@@ -7,13 +7,14 @@
 #include "agent/runlock.h"
 #include "agent/spool.h"
 #include "base/log.h"
+#include "base/planted.h"
 
 static bool outside_of_run(const kt_request *r)
 {
 	return strcmp(r->run, "-") == 0;
 }
 
-static kt_code find_verb(const kt_verb *verbs, const kt_request *r, const kt_verb **out, kt_err *err)
+static kt_code find_verb(const kt_agent_verb *verbs, const kt_request *r, const kt_agent_verb **out, kt_err *err)
 {
 	for (*out = verbs; (*out)->name; ++*out)
 		if (strcmp((*out)->name, r->verb) == 0)
@@ -30,7 +31,7 @@ static kt_code check_node(const kt_agent *a, const kt_request *r, kt_err *err)
 		       "a request for node \"%s\" reached node \"%s\"", r->node, a->node);
 }
 
-static kt_code check_run(const kt_verb *v, const kt_request *r, kt_err *err)
+static kt_code check_run(const kt_agent_verb *v, const kt_request *r, kt_err *err)
 {
 	if (v->kind == KT_VERB_READS || (v->outside && outside_of_run(r)))
 		return KT_OK;
@@ -68,7 +69,7 @@ static kt_status replay(const char *dir, cJSON *result, kt_err *err)
  * answers the same. What was broken off, or may be asked again, has no outcome yet; nor has what was begun earlier and
  * finds its own records damaged.
  */
-static kt_status act_and_record(const kt_verb *v, kt_agent_ctx *ctx, const cJSON *args, kt_spool_state state,
+static kt_status act_and_record(const kt_agent_verb *v, kt_agent_ctx *ctx, const cJSON *args, kt_spool_state state,
 				cJSON *result, kt_err *err)
 {
 	kt_err trouble = KT_ERR_INIT;
@@ -85,7 +86,7 @@ static kt_status act_and_record(const kt_verb *v, kt_agent_ctx *ctx, const cJSON
 
 /* Asked to settle: the coordinator that sent it first is gone, and what held then (a quiet gate) may hold no more. What
  * has no outcome gets this one, so that its key can never bring it about later. */
-static kt_status not_gone_on_with(const kt_verb *v, const kt_agent_ctx *ctx, kt_spool_state state, kt_err *err)
+static kt_status not_gone_on_with(const kt_agent_verb *v, const kt_agent_ctx *ctx, kt_spool_state state, kt_err *err)
 {
 	kt_err trouble = KT_ERR_INIT;
 	KT_IGNORE(kt_fail(err, KT_E_REFUSED, "the coordinator decides anew", "%s was %s", v->name,
@@ -105,31 +106,30 @@ static kt_status not_done(const kt_agent_ctx *ctx, const kt_err *err)
 	return KT_STATUS_UNKNOWN;
 }
 
-static kt_status recorded(const kt_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
+static kt_status recorded(const kt_agent_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
 {
 	kt_spool_state state;
 	/* While we waited for the lock, somebody may have taken over. */
-	if (kt_epoch_admit(ctx->state, r->cluster, r->run, r->epoch, err) != KT_OK ||
+	if (kt_epoch_admit(ctx->state, r, err) != KT_OK ||
 	    kt_runlock_take(ctx->state, r->cluster, r->run, err) != KT_OK ||
 	    kt_detached_check(ctx->state, r->cluster, ctx->spool, err) != KT_OK)
 		return not_done(ctx, err);
 	if (kt_spool_begin(ctx->spool, r, v->hidden, &state, err) != KT_OK)
 		return state == KT_SPOOL_NEW ? KT_STATUS_FAILED : KT_STATUS_UNKNOWN;
-	if (state == KT_SPOOL_DONE)
+	if (state == KT_SPOOL_DONE && !PLANTED(OUTCOME_NOT_LOOKED_UP))
 		return replay(ctx->spool, result, err);
 	if (ctx->settle && v->repeat == KT_VERB_AGAIN)
 		return not_gone_on_with(v, ctx, state, err);
 	return act_and_record(v, ctx, r->args, state, result, err);
 }
 
-static kt_status change(const kt_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
+static kt_status change(const kt_agent_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
 {
 	kt_buf dir = KT_BUF_INIT;
 	kt_status status = KT_STATUS_UNKNOWN; /* who cannot look must not say that it was not done */
 	if (kt_spool_path(ctx->state, r, &dir, err) == KT_OK) {
 		ctx->spool = kt_buf_cstr(&dir);
-		if (kt_epoch_admit(ctx->state, r->cluster, r->run, r->epoch, err) != KT_OK ||
-		    kt_node_lock(ctx, err) != KT_OK)
+		if (kt_epoch_admit(ctx->state, r, err) != KT_OK || kt_node_lock(ctx, err) != KT_OK)
 			status = not_done(ctx, err);
 		else
 			status = recorded(v, ctx, r, result, err);
@@ -141,30 +141,44 @@ static kt_status change(const kt_verb *v, kt_agent_ctx *ctx, const kt_request *r
 
 /* The last word of a run. It may be said again, also after the run was opened once more: it has no place in the spool.
  */
-static kt_status end(const kt_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
+static kt_status end(const kt_agent_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
 {
 	kt_status status = KT_STATUS_FAILED;
-	if (kt_epoch_admit(ctx->state, r->cluster, r->run, r->epoch, err) == KT_OK && kt_node_lock(ctx, err) == KT_OK &&
-	    kt_epoch_admit(ctx->state, r->cluster, r->run, r->epoch, err) == KT_OK &&
+	if (kt_epoch_admit(ctx->state, r, err) == KT_OK && kt_node_lock(ctx, err) == KT_OK &&
+	    kt_epoch_admit(ctx->state, r, err) == KT_OK &&
 	    kt_detached_check(ctx->state, r->cluster, NULL, err) == KT_OK)
 		status = v->act(ctx, r->args, result, err);
 	kt_node_unlock(ctx);
 	return status;
 }
 
-static kt_status serve(const kt_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
+/* A reading verb: what it sees must not be undone behind it by a coordinator that was replaced, nor change under it. */
+static kt_status look(const kt_agent_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
+{
+	bool in_run = !outside_of_run(r) && r->epoch > 0;
+	kt_status status = KT_STATUS_FAILED;
+	kt_code rc = in_run ? kt_epoch_admit(ctx->state, r, err) : KT_OK;
+	if (rc == KT_OK && in_run && v->alone)
+		rc = kt_node_lock(ctx, err);
+	if (rc == KT_OK && v->quiet)
+		rc = kt_detached_check(ctx->state, r->cluster, NULL, err);
+	if (rc == KT_OK)
+		status = v->act(ctx, r->args, result, err);
+	kt_node_unlock(ctx);
+	return status;
+}
+
+static kt_status serve(const kt_agent_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
 {
 	if (v->kind == KT_VERB_CHANGES && !outside_of_run(r))
 		return change(v, ctx, r, result, err);
 	if (v->kind == KT_VERB_ENDS)
 		return end(v, ctx, r, result, err);
-	if (v->quiet && kt_detached_check(ctx->state, r->cluster, NULL, err) != KT_OK)
-		return KT_STATUS_FAILED;
-	return v->act(ctx, r->args, result, err);
+	return look(v, ctx, r, result, err);
 }
 
 /* A status without its reason, or a reason with ok, would break the frame's format. */
-static void settle(const kt_verb *v, kt_status status, kt_err *err)
+static void settle(const kt_agent_verb *v, kt_status status, kt_err *err)
 {
 	if (status == KT_STATUS_OK)
 		*err = KT_ERR_INIT;
@@ -174,7 +188,7 @@ static void settle(const kt_verb *v, kt_status status, kt_err *err)
 
 kt_status kt_dispatch(const kt_agent *a, const kt_request *r, cJSON *result, kt_err *err)
 {
-	const kt_verb *v = NULL;
+	const kt_agent_verb *v = NULL;
 	*err = KT_ERR_INIT;
 	if (find_verb(a->verbs, r, &v, err) != KT_OK || check_node(a, r, err) != KT_OK || check_run(v, r, err) != KT_OK)
 		return KT_STATUS_FAILED;

@@ -15,6 +15,7 @@
 #include "agent/record.h"
 #include "agent/spool.h"
 #include "base/clock.h"
+#include "base/planted.h"
 
 enum { PATH_TEXT = KT_RECORD_PATH, WAIT_MS = 50, SAY_MS = 5000 };
 
@@ -48,19 +49,33 @@ static kt_code lock_folder(const char *state, const char *cluster, int *fd, kt_e
 static const char lost_epoch[] =
 	"see that no other coordinator works on this cluster, then remove it: `keyturn resume` records its epoch again";
 
-/* "EPOCH RUN\n" */
-static kt_code parse_epoch(const char *path, const char *text, kt_epoch *out, kt_err *err)
+/* "EPOCH RUN\n" or "EPOCH RUN LINK\n" */
+static bool scan_epoch(const char *text, kt_epoch *out)
 {
 	char *end;
 	errno = 0;
-	long long n = strtoll(text, &end, 10);
-	size_t run = *end == ' ' ? strcspn(end + 1, "\n") : 0;
-	if (errno || n < 1 || run == 0 || run > KT_NAME_MAX || strcmp(end + 1 + run, "\n") != 0)
-		return kt_fail(err, KT_E_AUDIT, lost_epoch, "%s is damaged: it holds no epoch", path);
-	out->epoch = n;
+	out->epoch = strtoll(text, &end, 10);
+	size_t run = *end == ' ' ? strcspn(end + 1, " \n") : 0;
+	if (errno || out->epoch < 1 || run == 0 || run > KT_NAME_MAX)
+		return false;
 	memcpy(out->run, end + 1, run);
 	out->run[run] = '\0';
-	return KT_OK;
+	const char *rest = end + 1 + run;
+	if (*rest == ' ') {
+		out->link = strtoll(rest + 1, &end, 10);
+		if (errno || out->link < 1)
+			return false;
+		rest = end;
+	}
+	return strcmp(rest, "\n") == 0;
+}
+
+static kt_code parse_epoch(const char *path, const char *text, kt_epoch *out, kt_err *err)
+{
+	if (scan_epoch(text, out))
+		return KT_OK;
+	*out = (kt_epoch){0};
+	return kt_fail(err, KT_E_AUDIT, lost_epoch, "%s is damaged: it holds no epoch", path);
 }
 
 kt_code kt_epoch_read(const char *state, const char *cluster, kt_epoch *out, kt_err *err)
@@ -78,59 +93,72 @@ kt_code kt_epoch_read(const char *state, const char *cluster, kt_epoch *out, kt_
 }
 
 /* The record itself, and the names of the folders that it lies in: whoever made them may have been killed before. */
-static kt_code write_epoch(const char *state, const char *cluster, const char *run, int64_t epoch, kt_err *err)
+static kt_code write_epoch(const char *state, const kt_request *r, kt_err *err)
 {
 	char path[PATH_TEXT];
-	KT_TRY(cluster_path(state, cluster, "", path, err));
+	KT_TRY(cluster_path(state, r->cluster, "", path, err));
 	KT_TRY(kt_file_sync_folder(path, err));
 	*strrchr(path, '/') = '\0';
 	KT_TRY(kt_file_sync_folder(path, err));
-	KT_TRY(cluster_path(state, cluster, "/epoch", path, err));
+	KT_TRY(cluster_path(state, r->cluster, "/epoch", path, err));
 	kt_buf text = KT_BUF_INIT;
-	kt_code rc = kt_buf_printf(&text, err, "%" PRId64 " %s\n", epoch, run);
+	kt_code rc = r->link ? kt_buf_printf(&text, err, "%" PRId64 " %s %" PRId64 "\n", r->epoch, r->run, r->link)
+			     : kt_buf_printf(&text, err, "%" PRId64 " %s\n", r->epoch, r->run);
 	if (rc == KT_OK)
 		rc = kt_record_replace(path, &text, &kt_record_private, err);
 	kt_buf_free(&text);
 	return rc;
 }
 
-static kt_code record(const char *state, const char *cluster, const char *run, int64_t epoch, kt_err *err)
+static kt_code record(const char *state, const kt_request *r, kt_err *err)
 {
-	if (write_epoch(state, cluster, run, epoch, err) == KT_OK)
+	if (write_epoch(state, r, err) == KT_OK)
 		return KT_OK;
 	char what[64];
-	(void)snprintf(what, sizeof what, "epoch %" PRId64, epoch);
+	(void)snprintf(what, sizeof what, "epoch %" PRId64, r->epoch);
 	return kt_record_failed(err, what);
 }
 
 /* The same epoch as before is durable, too: whoever recorded it may have been killed before it was. */
-static kt_code confirm(const char *state, const char *cluster, kt_err *err)
+static kt_code confirm(const char *state, const kt_request *r, kt_err *err)
 {
 	char path[PATH_TEXT];
-	KT_TRY(cluster_path(state, cluster, "/epoch", path, err));
+	KT_TRY(cluster_path(state, r->cluster, "/epoch", path, err));
 	kt_code rc = kt_file_sync_folder(path, err);
 	return rc == KT_OK ? KT_OK : kt_record_failed(err, "the epoch");
 }
 
-static kt_code admit_locked(const char *state, const char *cluster, const char *run, int64_t epoch, kt_err *err)
+static kt_code replaced(const kt_request *r, const kt_epoch *seen, kt_err *err)
 {
-	kt_epoch seen;
-	KT_TRY(kt_epoch_read(state, cluster, &seen, err));
-	if (epoch < seen.epoch || (epoch == seen.epoch && strcmp(run, seen.run) != 0))
-		return kt_fail(err, KT_E_BUSY,
-			       "another coordinator has taken over: look at its run with `keyturn status`",
-			       "this node follows epoch %" PRId64 " of run %s of cluster %s; epoch %" PRId64
-			       " of run %s is refused",
-			       seen.epoch, seen.run, cluster, epoch, run);
-	return epoch > seen.epoch ? record(state, cluster, run, epoch, err) : confirm(state, cluster, err);
+	return kt_fail(err, KT_E_BUSY, "another coordinator has taken over: look at its run with `keyturn status`",
+		       "this node follows epoch %" PRId64 " of run %s of cluster %s; epoch %" PRId64
+		       " of run %s is refused",
+		       seen->epoch, seen->run, r->cluster, r->epoch, r->run);
 }
 
-kt_code kt_epoch_admit(const char *state, const char *cluster, const char *run, int64_t epoch, kt_err *err)
+static kt_code admit_locked(const char *state, const kt_request *r, kt_err *err)
+{
+	kt_epoch seen;
+	KT_TRY(kt_epoch_read(state, r->cluster, &seen, err));
+	bool same = r->epoch == seen.epoch && strcmp(r->run, seen.run) == 0;
+	if (r->epoch <= seen.epoch && !same && !PLANTED(EPOCH_NOT_CHECKED))
+		return replaced(r, &seen, err);
+	if (same && r->link < seen.link && !PLANTED(LINK_NOT_CHECKED))
+		return kt_fail(err, KT_E_BUSY, "its coordinator asks again on its newer connection",
+			       "a request of an earlier connection of epoch %" PRId64
+			       " comes too late (its link is %" PRId64 ", the newest %" PRId64 ")",
+			       r->epoch, r->link, seen.link);
+	if (r->epoch > seen.epoch || (same && r->link > seen.link))
+		return record(state, r, err);
+	return confirm(state, r, err);
+}
+
+kt_code kt_epoch_admit(const char *state, const kt_request *r, kt_err *err)
 {
 	int fd;
-	if (lock_folder(state, cluster, &fd, err) != KT_OK)
+	if (lock_folder(state, r->cluster, &fd, err) != KT_OK)
 		return kt_record_failed(err, "the epoch");
-	kt_code rc = admit_locked(state, cluster, run, epoch, err);
+	kt_code rc = admit_locked(state, r, err);
 	(void)close(fd);
 	return rc;
 }
@@ -268,7 +296,7 @@ kt_code kt_detached_check(const char *state, const char *cluster, const char *ex
 	KT_TRY(cluster_path(state, cluster, "/detached", path, err));
 	kt_buf text = {.max = 2 * PATH_TEXT};
 	kt_code rc = kt_record_read(path, lost_detached, &found, &text, err);
-	if (rc == KT_OK && found) {
+	if (rc == KT_OK && found && !PLANTED(DETACHED_NOT_CHECKED)) {
 		text.data[strcspn(kt_buf_cstr(&text), "\n")] = '\0';
 		if (!except || strcmp(except, kt_buf_cstr(&text)) != 0)
 			rc = check_work(path, kt_buf_cstr(&text), err);

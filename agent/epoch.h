@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fencing: the highest epoch that this node has seen for a cluster, and the run that it belongs to. An epoch belongs to
- * one run; a lower one, or the same one of another run, comes from a coordinator that has been replaced.
+ * Fencing: the highest epoch that this node has seen for a cluster, the run that it belongs to, and the newest of that
+ * coordinator's connections. An epoch belongs to one run; a lower one, or the same one of another run, comes from a
+ * coordinator that has been replaced; a lower link from a connection that its coordinator has given up.
  */
 #ifndef KT_AGENT_EPOCH_H
 #define KT_AGENT_EPOCH_H
@@ -11,14 +12,15 @@
 typedef struct kt_epoch {
 	int64_t epoch; /* 0: none seen */
 	char run[KT_NAME_MAX + 1];
+	int64_t link; /* 0: its requests do not say */
 } kt_epoch;
 
 /* What is recorded; zero when nothing is. */
 KT_MUST_CHECK kt_code kt_epoch_read(const char *state, const char *cluster, kt_epoch *out, kt_err *err);
-/* Admit a changing request: KT_E_BUSY names both sides when it is stale. A higher epoch is recorded durably before this
- * returns; KT_E_AUDIT when it cannot be. Safe against other agent processes (flock on the cluster's folder). */
-KT_MUST_CHECK kt_code kt_epoch_admit(const char *state, const char *cluster, const char *run, int64_t epoch,
-				     kt_err *err);
+/* Admit a request of a run: KT_E_BUSY names both sides when it is stale. A higher epoch or link is recorded durably
+ * before this returns; KT_E_AUDIT when it cannot be. Safe against other agent processes (flock on the cluster's
+ * folder). */
+KT_MUST_CHECK kt_code kt_epoch_admit(const char *state, const kt_request *r, kt_err *err);
 
 /*
  * Take the cluster's lock on this node for one changing verb: waits while another agent process holds it (its

@@ -6,6 +6,7 @@
 #include "agent/epoch.h"
 #include "agent/process.h"
 #include "agent/runlock.h"
+#include "agent/spool.h"
 #include "base/clock.h"
 
 /* Who holds this node, of whichever cluster. */
@@ -18,6 +19,20 @@ static kt_code put_holder(const kt_agent_ctx *ctx, cJSON *result, kt_err *err)
 	KT_TRY(kt_json_add_str(result, "holder_cluster", h.cluster, err));
 	KT_TRY(kt_json_add_str(result, "holder_run", h.run, err));
 	return kt_json_add_int(result, "holder_since_ms", h.since_ms, err);
+}
+
+/* Is the journal of who asks the newest one? It names the next requests of a run that it has not made. */
+static kt_code add_known(const kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+{
+	const char *run;
+	const cJSON *asked;
+	if (!cJSON_HasObjectItem(args, "asked"))
+		return KT_OK;
+	KT_TRY(kt_json_str(args, "run", &run, err));
+	KT_TRY(kt_json_array(args, "asked", &asked, err));
+	cJSON *known = cJSON_AddArrayToObject(result, "known");
+	return known ? kt_spool_known(ctx->state, run, asked, known, err)
+		     : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 }
 
 static kt_code facts(const kt_agent_ctx *ctx, cJSON *result, kt_err *err)
@@ -43,6 +58,6 @@ static kt_code facts(const kt_agent_ctx *ctx, cJSON *result, kt_err *err)
 
 kt_status kt_action_facts(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
-	(void)args;
-	return kt_action_end(facts(ctx, result, err));
+	kt_code rc = facts(ctx, result, err);
+	return kt_action_end(rc == KT_OK ? add_known(ctx, args, result, err) : rc);
 }

@@ -35,11 +35,11 @@ typedef struct server {
 	int64_t id;
 	char cluster[KT_NAME_MAX + 1];
 	char run[KT_NAME_MAX + 1];
-	int64_t epoch;
+	int64_t epoch, link;
 	pthread_mutex_t out_lock;
 	atomic_bool out_failed;
 	atomic_bool ending;   /* the conversation is over */
-	atomic_bool replaced; /* a higher epoch came while the worker was at work */
+	atomic_bool replaced; /* a higher epoch or link came while the worker was at work */
 } server;
 
 /* --- Sending --------------------------------------------------------------------------------------------------------
@@ -136,6 +136,7 @@ static void begin_work(server *s, const kt_request *r)
 	(void)pthread_mutex_lock(&s->lock);
 	s->id = r->id;
 	s->epoch = r->epoch;
+	s->link = r->link;
 	copy_name(s->cluster, r->cluster);
 	copy_name(s->run, r->run);
 	atomic_store(&s->replaced, false);
@@ -294,14 +295,14 @@ static kt_code read_some(server *s, kt_buf *in, bool *over, kt_err *err)
 	return take_frames(s, in, over, err);
 }
 
-/* Has another agent process admitted a higher epoch since this work was begun? */
+/* Has another agent process admitted a higher epoch, or a newer connection, since this work was begun? */
 static void watch_epoch(server *s)
 {
 	kt_epoch seen;
 	kt_err ignored = KT_ERR_INIT;
 	(void)pthread_mutex_lock(&s->lock);
 	if (s->busy && s->epoch > 0 && kt_epoch_read(s->o->state, s->cluster, &seen, &ignored) == KT_OK &&
-	    seen.epoch > s->epoch)
+	    (seen.epoch > s->epoch || (seen.epoch == s->epoch && seen.link > s->link)))
 		atomic_store(&s->replaced, true);
 	(void)pthread_mutex_unlock(&s->lock);
 }

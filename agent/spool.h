@@ -39,6 +39,11 @@ KT_MUST_CHECK kt_code kt_spool_begin(const char *dir, const kt_request *r, const
 				     kt_err *err);
 /* Was this key certainly never used? */
 bool kt_spool_unused(const char *dir);
+/*
+ * Which of these requests of `run` has this node begun? `asked` is an array of their names ("<step>.<role>.<attempt>");
+ * those whose intent is here are added to the array `known`. KT_E_INPUT: a name that is none.
+ */
+KT_MUST_CHECK kt_code kt_spool_known(const char *state, const char *run, const cJSON *asked, cJSON *known, kt_err *err);
 /* The intent: *json is the caller's and *r borrows from it. */
 KT_MUST_CHECK kt_code kt_spool_intent(const char *dir, cJSON **json, kt_request *r, kt_err *err);
 /* Record how it ended; atomic and durable. The first one stays. KT_E_AUDIT when it cannot be recorded. */

@@ -22,16 +22,18 @@ typedef enum kt_planted {
 	SIBLINGS_FORGOTTEN,     /* the way back begins while commands are under way */
 	UNDO_FAILURE_IGNORED,   /* the way back goes on over an undo that failed */
 	RESTORE_UNCHECKED,      /* nobody asks whether the restore worked */
+	RESTORE_UNGATED,        /* the backup is put back while a node may be live */
 	UNSETTLED_PROBED,       /* the probe runs while the rekey may still be running */
 	/* the journal and the driver, as the simulator models them */
 	INTENT_NOT_SYNCED,    /* commands are sent before their intents are durable */
 	TORN_RECORD_ACCEPTED, /* half a transaction is taken for a whole one */
-	TAKE_OF_OLD_EPOCH,    /* a coordinator takes a run without a higher epoch */
 	COPY_NOT_CHECKED,     /* a coordinator goes on with a journal that is not the newest */
+	FENCE_INCOMPLETE,     /* ... and does not shut out the first one on every node */
 	/* agent */
 	EPOCH_NOT_CHECKED,     /* a replaced coordinator is obeyed */
-	EPOCH_NOT_DURABLE,     /* ... after a power cut */
 	LINK_NOT_CHECKED,      /* what was sent on an earlier connection is done late */
+	FILE_NOT_SYNCED,       /* a file takes the place of another before its content is on the disk */
+	NAME_NOT_SYNCED,       /* the name of a new file may be lost by a power cut: of an epoch, an intent */
 	SPOOL_INTENT_UNSYNCED, /* the intent's name may be lost by a power cut */
 	OUTCOME_NOT_LOOKED_UP, /* a repeated command is done again */
 	CLAIM_NOT_EXCLUSIVE,   /* two runners carry out one request */

@@ -71,6 +71,8 @@ static kt_code fill_request(const kt_request *r, cJSON *o, kt_err *err)
 	KT_TRY(kt_json_add_str(o, "cluster", r->cluster, err));
 	KT_TRY(kt_json_add_str(o, "run", r->run, err));
 	KT_TRY(kt_json_add_int(o, "epoch", r->epoch, err));
+	if (r->link)
+		KT_TRY(kt_json_add_int(o, "link", r->link, err));
 	KT_TRY(kt_json_add_str(o, "step", r->step, err));
 	KT_TRY(kt_json_add_str(o, "role", kt_role_name(r->role), err));
 	KT_TRY(kt_json_add_str(o, "node", r->node, err));
@@ -95,6 +97,7 @@ kt_code kt_request_decode(const cJSON *payload, kt_request *r, kt_err *err)
 	KT_TRY(kt_json_str(payload, "cluster", &r->cluster, err));
 	KT_TRY(kt_json_str(payload, "run", &r->run, err));
 	KT_TRY(kt_json_int(payload, "epoch", 0, INT64_C(1) << 53, &r->epoch, err));
+	KT_TRY(kt_json_opt_int(payload, "link", 0, 1, INT64_C(1) << 53, &r->link, err));
 	KT_TRY(kt_json_str(payload, "step", &r->step, err));
 	KT_TRY(kt_json_str(payload, "role", &role, err));
 	KT_TRY(kt_role_parse(role, &r->role, err));

@@ -28,6 +28,8 @@ typedef struct kt_request {
 	const char *cluster;
 	const char *run; /* "-" outside a run */
 	int64_t epoch;   /* fencing; 0 outside a run */
+	int64_t link; /* rises with each connection to the node; the first one is drawn by the coordinator, so that not
+			 even two of one epoch have the same; 0: not said */
 	const char *step;
 	kt_role role;
 	const char *node;

@@ -296,6 +296,14 @@ static size_t first_gate(const kt_engine *e)
 	return i;
 }
 
+static void restore(kt_engine *e)
+{
+	e->cur = e->once;
+	e->mode = MODE_UNDO;
+	(void)choose_undo(e, &e->steps[e->cur]);
+	kt_block_open(&e->steps[e->cur].role[KT_ROLE_UNDO]);
+}
+
 static void back_probe_settled(kt_engine *e, kt_block *b)
 {
 	if (!kt_block_complete(b)) {
@@ -305,6 +313,10 @@ static void back_probe_settled(kt_engine *e, kt_block *b)
 	if (strcmp(verdict(b), "old") == 0) {
 		e->rekey_done = false;
 		undone(e);
+		return;
+	}
+	if (PLANTED(RESTORE_UNGATED)) {
+		restore(e);
 		return;
 	}
 	e->look_again = false;
@@ -328,9 +340,7 @@ static void back_gate_settled(kt_engine *e, kt_block *b)
 		kt_block_open(&e->steps[e->cur].role[KT_ROLE_DO]);
 		return;
 	}
-	e->mode = MODE_UNDO;
-	(void)choose_undo(e, &e->steps[e->cur]);
-	kt_block_open(&e->steps[e->cur].role[KT_ROLE_UNDO]);
+	restore(e);
 }
 
 static void back_check_settled(kt_engine *e, kt_block *b)

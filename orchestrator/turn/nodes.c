@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/turn/nodes.h"
 
+#include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,10 +33,13 @@ typedef struct node {
 	uv_timer_t again; /* next attempt to reach it */
 	int64_t backoff_ms;
 	int64_t skew_ms;
+	int64_t links; /* agents that were started: what was sent to an earlier one must not be done late */
 	bool reaching;
 } node;
 
 struct kt_nodes {
+	int64_t links; /* where the numbers of our connections begin: drawn, so that no other coordinator has the same
+			*/
 	uv_loop_t *loop;
 	const kt_cluster *cluster;
 	kt_nodes_options opt;
@@ -181,6 +185,8 @@ static void send_one(pending *p)
 		.timeout_ms = p->ask.timeout_ms, .on_progress = on_progress, .on_reply = on_reply, .cookie = p};
 	if (p->sent && p->ask.once)
 		p->ask.request.settle = true;
+	if (p->ask.request.epoch > 0)
+		p->ask.request.link = p->node->owner->links + p->node->links;
 	if (kt_fleet_request(p->node->fleet, &p->ask.request, &o, NULL, &err) != KT_OK) {
 		give_up(p, &err);
 		return;
@@ -229,6 +235,7 @@ static void on_hello(void *cookie, kt_fleet_node *fleet, const kt_err *err, cons
 	}
 	n->reaching = false;
 	n->backoff_ms = 0;
+	n->links++;
 	n->skew_ms = hello->time_ms - kt_clock_wall_ms();
 	send_waiting(n);
 }
@@ -421,6 +428,16 @@ static kt_code fill(kt_nodes *nodes, kt_err *err)
 	return KT_OK;
 }
 
+/* Below 2^52, with room for a million connections to each node. */
+static kt_code draw_links(kt_nodes *nodes, kt_err *err)
+{
+	uint32_t drawn;
+	if (RAND_bytes((unsigned char *)&drawn, sizeof drawn) != 1)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "no random numbers");
+	nodes->links = (int64_t)drawn << 20;
+	return KT_OK;
+}
+
 kt_code kt_nodes_open(uv_loop_t *loop, const kt_cluster *cluster, const kt_nodes_options *options, kt_nodes **out,
 		      kt_err *err)
 {
@@ -432,7 +449,9 @@ kt_code kt_nodes_open(uv_loop_t *loop, const kt_cluster *cluster, const kt_nodes
 	nodes->cluster = cluster;
 	if (options)
 		nodes->opt = *options;
-	kt_code rc = fill(nodes, err);
+	kt_code rc = draw_links(nodes, err);
+	if (rc == KT_OK)
+		rc = fill(nodes, err);
 	if (rc != KT_OK)
 		kt_nodes_close(nodes);
 	else

@@ -697,11 +697,21 @@ static kt_code drive(turn *t, kt_turn_end *end, kt_err *err)
 }
 
 /* Take the run under a new epoch: from now on the nodes refuse whoever held it before. */
-static kt_code take(turn *t)
+static kt_code take(turn *t, int64_t floor)
 {
-	KT_TRY(kt_journal_take(t->o.journal, t->o.run, kt_clock_wall_ms(), &t->epoch, &t->err));
+	int64_t now = kt_clock_wall_ms();
+	KT_TRY(kt_journal_take(t->o.journal, t->o.run, now > floor ? now : floor + 1, &t->epoch, &t->err));
 	const kt_event ev = {.kind = KT_EVENT_TAKE, .epoch = t->epoch};
 	return kt_engine_apply(t->engine, &ev, &t->err);
+}
+
+static kt_takeover takeover_of(const turn *t, const kt_engine *engine)
+{
+	return (kt_takeover){.nodes = t->o.nodes,
+			     .cluster = t->o.cluster,
+			     .journal = t->o.journal,
+			     .run = t->o.run,
+			     .engine = engine};
 }
 
 static kt_code begin(turn *t, const cJSON *plan)
@@ -709,14 +719,15 @@ static kt_code begin(turn *t, const cJSON *plan)
 	kt_buf body = KT_BUF_INIT;
 	kt_entry entry;
 	KT_TRY(kt_engine_new(plan, &t->engine, &t->err));
-	KT_TRY(kt_takeover_check(t->o.nodes, t->o.cluster, t->o.journal, &t->err));
+	kt_takeover takeover = takeover_of(t, NULL);
+	KT_TRY(kt_takeover_check(&takeover, &t->err));
 	kt_code rc = kt_entry_of_plan(plan, t->o.run, kt_clock_wall_ms(), &body, &entry, &t->err);
 	if (rc == KT_OK)
 		rc = kt_journal_append(t->o.journal, &entry, 1, &t->err);
 	kt_buf_free(&body);
 	KT_TRY(rc);
 	KT_TRY(kt_engine_apply(t->engine, &(kt_event){.kind = KT_EVENT_BEGIN}, &t->err));
-	KT_TRY(take(t));
+	KT_TRY(take(t, takeover.floor));
 	return open_handles(t);
 }
 
@@ -748,8 +759,10 @@ static kt_code send_again(void *cookie, kt_command *c, kt_err *err)
 
 static kt_code go_on(turn *t)
 {
-	KT_TRY(kt_takeover_check(t->o.nodes, t->o.cluster, t->o.journal, &t->err));
-	KT_TRY(take(t));
+	kt_takeover takeover = takeover_of(t, t->engine);
+	KT_TRY(kt_takeover_check(&takeover, &t->err));
+	KT_TRY(take(t, takeover.floor));
+	KT_TRY(kt_takeover_fence(&takeover, t->epoch, &t->err));
 	KT_TRY(open_handles(t));
 	if (kt_engine_state(t->engine).state == KT_RUN_HELD)
 		KT_TRY(record(t, &(kt_event){.kind = KT_EVENT_RESUME}, "resumed"));

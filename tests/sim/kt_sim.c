@@ -1,100 +1,210 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kt_sim [--runs N] [--seed S] [--nodes N] [--trace] [--finds TEXT]
- * Simulates runs from seed S on; prints the schedule of the first that breaks a property, and exits 1. With --trace
- * every schedule is printed. With --finds a failure is what is wanted: exit 0 when one is found of which the text
- * begins with TEXT, 1 when none is or another one: the proof that the simulator sees a planted bug.
- * With KT_VALGRIND in the environment a twentieth of the runs is made.
+ * kt_sim [--runs N] [--seed S] [--nodes N] [--jobs N] [--quiet] [--trace] [--finds TEXT] [--bug NAME]
+ * Simulates runs from seed S on, in `jobs` processes; prints what happened in them, and the schedule of the first that
+ * breaks a property, and exits 1. With --trace every schedule is printed. With --quiet nothing goes wrong. With --finds
+ * a failure is what is wanted: exit 0 when one is found of which the text begins with TEXT, else 1. --bug (in the
+ * mutants' build) puts a planted bug to work. With KT_VALGRIND in the environment a hundredth of the runs is made.
  */
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "base/planted.h"
+#include "orchestrator/playbook/playbook.h"
+#include "tests/sim/mutants.h"
 #include "tests/sim/sim.h"
 
-#ifdef KT_PLANTED_BUGS
-kt_planted kt_planted_bug = KT_MUTANT;
-#endif
+enum { JOBS_MAX = 256 };
 
 typedef struct request {
 	uint64_t seed;
-	size_t runs;
-	size_t nodes;
-	bool trace;
-	const char *finds;
+	size_t runs, nodes, jobs;
+	bool trace, quiet;
+	const char *finds, *bug;
 } request;
+
+/* What one process has seen; in memory that all share. */
+typedef struct share {
+	sim_totals t;
+	bool ok, done;
+	uint64_t failed;
+	char why[SIM_WHY];
+} share;
 
 static bool parse(int argc, char **argv, request *r)
 {
-	static const struct option options[] = {
-		{"runs", required_argument, NULL, 'r'},  {"seed", required_argument, NULL, 's'},
-		{"nodes", required_argument, NULL, 'n'}, {"trace", no_argument, NULL, 't'},
-		{"finds", required_argument, NULL, 'f'}, {0}};
-	int c;
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	static const struct option options[] = {{"runs", required_argument, NULL, 'r'},
+						{"seed", required_argument, NULL, 's'},
+						{"nodes", required_argument, NULL, 'n'},
+						{"jobs", required_argument, NULL, 'j'},
+						{"trace", no_argument, NULL, 't'},
+						{"quiet", no_argument, NULL, 'q'},
+						{"finds", required_argument, NULL, 'f'},
+						{"bug", required_argument, NULL, 'b'},
+						{0}};
+	for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+		size_t n = optarg ? strtoull(optarg, NULL, 10) : 0;
 		switch (c) {
 		case 'r':
-			r->runs = strtoul(optarg, NULL, 10);
+			r->runs = n;
 			break;
 		case 's':
-			r->seed = strtoull(optarg, NULL, 10);
+			r->seed = n;
 			break;
 		case 'n':
-			r->nodes = strtoul(optarg, NULL, 10);
+			r->nodes = n;
+			break;
+		case 'j':
+			r->jobs = n;
 			break;
 		case 't':
 			r->trace = true;
 			break;
+		case 'q':
+			r->quiet = true;
+			break;
 		case 'f':
 			r->finds = optarg;
+			break;
+		case 'b':
+			r->bug = optarg;
 			break;
 		default:
 			return false;
 		}
 	}
-	return optind == argc && r->nodes <= SIM_NODES_MAX;
+	return optind == argc && r->nodes <= SIM_NODES_MAX && r->jobs >= 1 && r->jobs <= JOBS_MAX;
 }
 
-/* One seed with its schedule on stdout. */
-static void show(uint64_t seed, size_t nodes)
+static bool one(sim *s, const request *r, uint64_t seed, bool trace, share *out)
 {
-	const cJSON *plans[SIM_NODES_MAX + 1] = {0};
-	cJSON *made[SIM_NODES_MAX + 1] = {0};
-	for (size_t i = 1; i <= SIM_NODES_MAX; i++)
-		plans[i] = made[i] = sim_plan(i);
-	const sim_options o = {.seed = seed, .nodes = nodes, .trace = true};
-	(void)sim_run(&o, plans);
-	for (size_t i = 1; i <= SIM_NODES_MAX; i++)
-		cJSON_Delete(made[i]);
+	const sim_options o = {.seed = seed, .nodes = r->nodes, .trace = trace, .quiet = r->quiet};
+	sim_result got = sim_run(s, &o);
+	sim_totals_add(&out->t, &got);
+	if (!got.ok && out->ok) {
+		out->failed = seed;
+		(void)snprintf(out->why, sizeof out->why, "%s", got.why);
+	}
+	return out->ok &= got.ok;
+}
+
+/* Every jobs-th run from `job` on, up to the first that fails. */
+static void work(const request *r, size_t job, share *out)
+{
+	sim *s = sim_new();
+	out->ok = true;
+	for (size_t i = job; i < r->runs && one(s, r, r->seed + i, r->trace, out); i += r->jobs)
+		;
+	sim_free(s);
+	out->done = true;
+}
+
+static void work_all(const request *r, share *shares)
+{
+	if (r->jobs == 1) {
+		work(r, 0, shares);
+		return;
+	}
+	for (size_t i = 0; i < r->jobs; i++) {
+		if (fork() != 0)
+			continue;
+		work(r, i, &shares[i]);
+		_exit(0); /* lint: allow exit: a process of its own */
+	}
+	while (wait(NULL) > 0)
+		;
+}
+
+static share sum(const request *r, const share *shares)
+{
+	share out = {.ok = true};
+	for (size_t i = 0; i < r->jobs; i++) {
+		const share *a = &shares[i];
+		const size_t *from = (const size_t *)&a->t;
+		size_t *to = (size_t *)&out.t;
+		for (size_t k = 0; k < sizeof out.t / sizeof *to; k++)
+			to[k] += from[k];
+		if (!a->done) {
+			out.ok = false;
+			(void)snprintf(out.why, sizeof out.why, "a process of the simulator crashed");
+		} else if (!a->ok && (out.ok || a->failed < out.failed)) {
+			out.ok = false;
+			out.failed = a->failed;
+			memcpy(out.why, a->why, sizeof out.why);
+		}
+	}
+	return out;
+}
+
+static double seconds(void)
+{
+	struct timespec t;
+	(void)clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void tell(const request *r, const share *s, double took)
+{
+	const sim_totals *t = &s->t;
+	(void)printf(
+		"%zu runs: %zu turned, %zu rolled back, %zu refused; %zu rekeys, %zu restores, %zu takes, %zu events, "
+		"%zu commits\n",
+		t->runs, t->end[KT_RUN_TURNED], t->end[KT_RUN_ROLLED_BACK], t->end[KT_RUN_REFUSED], t->rekeys,
+		t->restores, t->takes, t->events, t->commits);
+	(void)printf("the last phase that was begun:");
+	for (int p = 0; p < 16; p++)
+		if (t->deepest[p])
+			(void)printf(" %s %zu", kt_phase_name(p), t->deepest[p]);
+	(void)printf("\nfaults:");
+	for (int f = 0; f < SIM_FAULTS; f++)
+		(void)printf("%s %s %zu", f ? "," : "", sim_fault_name((sim_fault)f), t->fault[f]);
+	(void)printf("\n%.1f s, %.0f runs a second and core\n", took, (double)t->runs / took / (double)r->jobs);
+}
+
+static void show(const request *r, uint64_t seed)
+{
+	sim *s = sim_new();
+	share unused = {.ok = true};
+	(void)one(s, r, seed, true, &unused);
+	sim_free(s);
 }
 
 int main(int argc, char **argv)
 {
-	request r = {.seed = 1, .runs = 1000};
-	if (!parse(argc, argv, &r)) {
-		(void)fprintf(stderr, "usage: kt_sim [--runs N] [--seed S] [--nodes 1-%d] [--trace] [--finds TEXT]\n",
+	request r = {.seed = 1, .runs = 1000, .jobs = 1};
+	if (!parse(argc, argv, &r) || !sim_plant(r.bug)) {
+		(void)fprintf(stderr,
+			      "usage: kt_sim [--runs N] [--seed S] [--nodes 1-%d] [--jobs N] [--quiet] [--trace] "
+			      "[--finds TEXT] [--bug NAME]\n",
 			      (int)SIM_NODES_MAX);
 		return 2;
 	}
-	if (getenv("KT_VALGRIND") && r.runs >= 20)
-		r.runs /= 20;
-	for (uint64_t seed = r.seed; r.trace && seed < r.seed + r.runs; seed++)
-		show(seed, r.nodes);
-	sim_totals t;
-	uint64_t failed = 0;
-	char why[SIM_WHY] = "";
-	bool ok = sim_many(r.seed, r.runs, r.nodes, &t, &failed, why);
-	(void)printf("%zu runs: %zu turned, %zu rolled back, %zu refused; %zu events, %zu coordinators died, %zu took "
-		     "over\n",
-		     t.runs, t.turned, t.rolled_back, t.refused, t.events, t.crashes, t.resumes);
-	if (!ok)
-		(void)printf("seed %" PRIu64 ": %s\n", failed, why);
+	if (getenv("KT_VALGRIND") && r.runs >= 100)
+		r.runs /= 100;
+	if (r.jobs > r.runs)
+		r.jobs = r.runs ? r.runs : 1;
+	share *shares = mmap(NULL, r.jobs * sizeof *shares, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shares == MAP_FAILED)
+		return 1;
+	double begun = seconds();
+	work_all(&r, shares);
+	share all = sum(&r, shares);
+	tell(&r, &all, seconds() - begun);
+	if (!all.ok)
+		(void)printf("seed %" PRIu64 ": %s\n", all.failed, all.why);
 	if (r.finds)
-		return !ok && strncmp(why, r.finds, strlen(r.finds)) == 0 ? 0 : 1;
-	if (!ok)
-		show(failed, r.nodes);
-	return ok ? 0 : 1;
+		return !all.ok && strncmp(all.why, r.finds, strlen(r.finds)) == 0 ? 0 : 1;
+	if (!all.ok && !r.trace && all.failed)
+		show(&r, all.failed);
+	if (!all.ok)
+		(void)printf("to see it again: ./dev sim --seed %" PRIu64 " --nodes %zu --runs 1 --trace\n", all.failed,
+			     r.nodes);
+	return all.ok ? 0 : 1;
 }

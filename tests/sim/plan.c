@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/sim/sim.h"
+#include "orchestrator/playbook/verbs.h"
+#include "tests/sim/plan.h"
 
 /* One row a step. `on`: a all, f first node, r rest, @ cluster. JSON texts may be NULL. */
 static const struct row {

@@ -25,7 +25,7 @@ typedef struct client {
 	/* What the next requests say; change at will. */
 	const char *cluster, *run, *step, *node;
 	kt_role role;
-	int64_t epoch, attempt;
+	int64_t epoch, attempt, link;
 	bool settle;
 } client;
 
@@ -178,6 +178,7 @@ static inline int64_t client_ask(client *c, const char *verb, const char *args)
 			.cluster = c->cluster,
 			.run = c->run,
 			.epoch = c->epoch,
+			.link = c->link,
 			.step = c->step,
 			.role = c->role,
 			.node = c->node,

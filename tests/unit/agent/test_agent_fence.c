@@ -62,6 +62,10 @@ static void epochs(void **state)
 	assert_int_equal(result_int(&r, "epoch"), 1);
 	reply_free(&r);
 	c.cluster = "looker";
+	/* In a run, reading is fenced, too: what is seen there must not be undone by somebody who was replaced. */
+	ask_bad(&c, "facts", "{}", KT_STATUS_FAILED, KT_E_BUSY, "epoch 1 of run R2 is refused");
+	c.run = "-";
+	c.epoch = 0;
 	r = ask_ok(&c, "facts", "{}");
 	assert_int_equal(result_int(&r, "epoch"), 6);
 	assert_string_equal(result_str(&r, "epoch_run"), "R2");
@@ -294,9 +298,54 @@ static void a_higher_epoch_replaces_work_under_way(void **state)
 	assert_false(is_there("state/spool/R1/stop.do.1/outcome.json")); /* not an outcome: it may be done again */
 	old.step = "next";
 	ask_bad(&old, "file.remove", J("{'path':'%s'}", at("none")), KT_STATUS_FAILED, KT_E_BUSY, "epoch 2");
-	ask_done(&old, "facts", "{}");
+	ask_bad(&old, "facts", "{}", KT_STATUS_FAILED, KT_E_BUSY, "epoch 2");
 	client_end(&old);
 	client_end(&new);
+}
+
+/* What was sent on an earlier connection of the same coordinator comes too late, and is not done any more. */
+static void an_earlier_link_is_too_late(void **state)
+{
+	(void)state;
+	client c;
+	const char *args = J("{'path':'%s'}", at("none"));
+	client_start(&c);
+	c.link = 7;
+	ask_done(&c, "file.remove", args);
+	assert_record("state/clusters/looker/epoch", "1 R1 7\n");
+	c.attempt = 2;
+	c.link = 6;
+	ask_bad(&c, "file.remove", args, KT_STATUS_FAILED, KT_E_BUSY, "too late (its link is 6, the newest 7)");
+	assert_false(is_there("state/spool/R1/s.do.2"));
+	c.link = 8;
+	ask_done(&c, "file.remove", args);
+	assert_record("state/clusters/looker/epoch", "1 R1 8\n");
+	/* Another epoch counts anew. */
+	c.epoch = 2;
+	c.attempt = 3;
+	c.link = 1;
+	ask_done(&c, "file.remove", args);
+	assert_record("state/clusters/looker/epoch", "2 R1 1\n");
+	client_end(&c);
+}
+
+/* Whoever comes with a copy of the state folder asks which of the next requests were begun here already. */
+static void what_was_begun_is_told(void **state)
+{
+	(void)state;
+	client c;
+	client_start(&c);
+	ask_done(&c, "file.remove", J("{'path':'%s'}", at("none")));
+	c.run = "-";
+	c.epoch = 0;
+	reply r = ask_ok(&c, "facts", J("{'run':'R1','asked':['s.do.1','s.do.2','s.undo.1']}"));
+	const cJSON *known = cJSON_GetObjectItemCaseSensitive(r.result, "known");
+	assert_int_equal(cJSON_GetArraySize(known), 1);
+	assert_string_equal(known->child->valuestring, "s.do.1");
+	reply_free(&r);
+	ask_bad(&c, "facts", J("{'run':'R1','asked':['../R1/s.do.1']}"), KT_STATUS_FAILED, KT_E_INPUT, "request");
+	ask_bad(&c, "facts", J("{'run':'..','asked':['s.do.1']}"), KT_STATUS_FAILED, KT_E_INPUT, "run");
+	client_end(&c);
 }
 
 /* The same coordinator has connected anew while its first agent is still at work: it waits, then hears the outcome. */
@@ -361,6 +410,8 @@ int main(void)
 		TEST(what_is_settled_is_not_done_late),
 		TEST(one_key_is_one_request),
 		TEST(a_higher_epoch_replaces_work_under_way),
+		TEST(an_earlier_link_is_too_late),
+		TEST(what_was_begun_is_told),
 		TEST(a_second_agent_waits_for_the_first),
 		TEST(a_killed_agent_holds_nothing),
 	};

@@ -196,12 +196,12 @@ static kt_status act_look(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, k
 	return KT_STATUS_OK;
 }
 
-static const kt_verb verbs[] = {
-	{"set", KT_VERB_CHANGES, KT_VERB_AGAIN, false, false, "hidden", act_set},
-	{"rekey", KT_VERB_CHANGES, KT_VERB_ONCE, false, false, NULL, act_rekey},
-	{"run.release", KT_VERB_ENDS, KT_VERB_AGAIN, false, false, NULL, kt_action_run_release},
-	{"probe", KT_VERB_READS, KT_VERB_AGAIN, false, true, NULL, act_look},
-	{NULL, KT_VERB_READS, KT_VERB_AGAIN, false, false, NULL, NULL},
+static const kt_agent_verb verbs[] = {
+	{"set", KT_VERB_CHANGES, KT_VERB_AGAIN, false, false, false, "hidden", act_set},
+	{"rekey", KT_VERB_CHANGES, KT_VERB_ONCE, false, false, false, NULL, act_rekey},
+	{"run.release", KT_VERB_ENDS, KT_VERB_AGAIN, false, false, false, NULL, kt_action_run_release},
+	{"probe", KT_VERB_READS, KT_VERB_AGAIN, false, true, false, NULL, act_look},
+	{NULL, KT_VERB_READS, KT_VERB_AGAIN, false, false, false, NULL, NULL},
 };
 
 /* --- Asking ---------------------------------------------------------------------------------------------------------
@@ -1083,7 +1083,9 @@ static void paths_that_are_too_long(void **state)
 		assert_int_not_equal(kt_spool_outcome_load(folder, &flag, &o, &err), KT_OK);
 		assert_int_not_equal(kt_spool_note(folder, note, &err), KT_OK);
 		assert_int_not_equal(kt_epoch_read(folder, "looker", &epoch, &err), KT_OK);
-		assert_int_not_equal(kt_epoch_admit(folder, "looker", "R1", 1, &err), KT_OK);
+		assert_int_not_equal(
+			kt_epoch_admit(folder, &(kt_request){.cluster = "looker", .run = "R1", .epoch = 1}, &err),
+			KT_OK);
 		assert_int_not_equal(kt_detached_check(folder, "looker", NULL, &err), KT_OK);
 		folder[n] = 'x';
 	}

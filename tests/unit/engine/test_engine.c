@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "tests/sim/sim.h"
+#include "tests/sim/plan.h"
 #include "tests/unit/engine/answers.h"
 
 /* --- A rig: an engine, and answers that are fine unless a test says otherwise ------------------------------------- */

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "orchestrator/engine/core.h"
-#include "tests/sim/sim.h"
+#include "tests/sim/plan.h"
 #include "tests/unit/allocfail.h"
 #include "tests/unit/engine/answers.h"
 

@@ -20,7 +20,7 @@
 #include "base/file.h"
 #include "orchestrator/journal/journal.h"
 #include "orchestrator/journal/replay.h"
-#include "tests/sim/sim.h"
+#include "tests/sim/plan.h"
 
 static char folder[256];
 static char db[300];
