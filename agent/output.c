@@ -44,14 +44,14 @@ static kt_code pass(kt_output *o, int stream, const uint8_t *bytes, size_t n, kt
 	return stream == 1 ? keep_out(o, bytes, n, err) : KT_OK;
 }
 
-static kt_code scrub_and_pass(kt_output *o, int stream, size_t hold, kt_err *err)
+static kt_code scrub_and_pass(kt_output *o, int stream, bool last, kt_err *err)
 {
 	kt_buf *held = &o->held[stream - 1];
 	if (held->len == 0)
 		return KT_OK;
 	held->len = kt_log_scrub(held->data, held->len);
 	held->data[held->len] = '\0';
-	size_t go = held->len > hold ? held->len - hold : 0;
+	size_t go = last ? held->len : held->len - kt_log_open_end(held->data, held->len);
 	KT_TRY(pass(o, stream, held->data, go, err));
 	kt_buf_consume(held, go);
 	return KT_OK;
@@ -59,15 +59,14 @@ static kt_code scrub_and_pass(kt_output *o, int stream, size_t hold, kt_err *err
 
 kt_code kt_output_feed(kt_output *o, int stream, const uint8_t *bytes, size_t n, kt_err *err)
 {
-	size_t reach = kt_log_scrub_reach();
 	KT_TRY(kt_buf_append(&o->held[stream - 1], bytes, n, err));
-	return scrub_and_pass(o, stream, reach ? reach - 1 : 0, err);
+	return scrub_and_pass(o, stream, false, err);
 }
 
 kt_code kt_output_end(kt_output *o, kt_err *err)
 {
-	KT_TRY(scrub_and_pass(o, 1, 0, err));
-	KT_TRY(scrub_and_pass(o, 2, 0, err));
+	KT_TRY(scrub_and_pass(o, 1, true, err));
+	KT_TRY(scrub_and_pass(o, 2, true, err));
 	kt_text_clean(&o->tail);
 	kt_text_clean(&o->out);
 	return KT_OK;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a command prints, on its way to a file, a tail and a matcher: registered keys are replaced (base/log.h) also
- * where they arrive in pieces, so that nothing behind this holds one.
+ * where they arrive in pieces, so that nothing behind this holds one. Only what may be the beginning of a key is held
+ * back: people see the rest as it comes.
  */
 #ifndef KT_AGENT_OUTPUT_H
 #define KT_AGENT_OUTPUT_H

@@ -133,6 +133,28 @@ size_t kt_log_scrub(uint8_t *bytes, size_t n)
 	return w;
 }
 
+/* Does a registered secret begin with these bytes, and go on? */
+static bool begins_secret(const uint8_t *p, size_t n)
+{
+	for (size_t i = 0; i < g.n; i++) {
+		const kt_secret *s = &g.shape[i];
+		if (s->len > n && p[0] == s->data[0] && CRYPTO_memcmp(p, s->data, n) == 0)
+			return true;
+	}
+	return false;
+}
+
+size_t kt_log_open_end(const uint8_t *bytes, size_t n)
+{
+	pthread_mutex_lock(&g.lock);
+	size_t reach = kt_log_scrub_reach();
+	size_t held = reach && n > reach - 1 ? reach - 1 : reach ? n : 0;
+	while (held && !begins_secret(bytes + n - held, held))
+		held--;
+	pthread_mutex_unlock(&g.lock);
+	return held;
+}
+
 void kt_log(kt_log_level level, const char *fmt, ...)
 {
 	static const char *const word[] = {"error", "warning", "info", "debug", "trace"};

@@ -22,6 +22,9 @@ KT_MUST_CHECK kt_code kt_log_redact(const kt_secret *s, kt_err *err);
 void kt_log_forget_all(void);
 /* Replace registered secrets in a text or a byte stream in place; returns the new length (never longer). */
 size_t kt_log_scrub(uint8_t *bytes, size_t n);
+/* How many bytes at the end of a scrubbed stream may be the beginning of a registered secret, and so must be held back
+ * until more has come. */
+size_t kt_log_open_end(const uint8_t *bytes, size_t n);
 /* The longest shape of any registered secret, in bytes: how much a stream must hold back before it can be scrubbed. */
 size_t kt_log_scrub_reach(void);
 

@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "orchestrator/playbook/playbook.h"
 
-enum { MS_PER_S = 1000 };
+enum { MS_PER_S = 1000, PROGRESS_EVERY_MS = 100 };
 
 struct kt_report {
 	FILE *out;
@@ -19,6 +19,7 @@ struct kt_report {
 	char step[KT_NAME_MAX + 1]; /* the step (and role) that the open line is about */
 	kt_role role;
 	int64_t step_began_ms;
+	int64_t progress_ms;  /* JSON: when progress was told last */
 	int64_t down_from_ms; /* 0: not yet */
 	int64_t down_to_ms;
 };
@@ -178,15 +179,62 @@ static kt_code json_event(const kt_engine *e, const kt_event *ev, int64_t now, c
 	return kt_outcome_encode(ev->status, ev->result, ev->error, o, err);
 }
 
-static void on_json(kt_report *r, const kt_engine *e, const kt_event *ev, int64_t now)
+/* A line, if `rc` says that the object is whole. */
+static void print_json(const kt_report *r, const cJSON *o, kt_code rc)
 {
-	cJSON *o = cJSON_CreateObject();
 	kt_buf text = KT_BUF_INIT;
 	kt_err err = KT_ERR_INIT;
-	if (o && json_event(e, ev, now, o, &err) == KT_OK && kt_json_print(o, &text, &err) == KT_OK)
+	if (o && rc == KT_OK && kt_json_print(o, &text, &err) == KT_OK)
 		(void)fprintf(r->out, "%s\n", kt_buf_cstr(&text));
 	(void)fflush(r->out);
 	kt_buf_free(&text);
+}
+
+static void on_json(const kt_report *r, const kt_engine *e, const kt_event *ev, int64_t now)
+{
+	cJSON *o = cJSON_CreateObject();
+	kt_err err = KT_ERR_INIT;
+	print_json(r, o, o ? json_event(e, ev, now, o, &err) : KT_E_INTERNAL);
+	cJSON_Delete(o);
+}
+
+/* What is no event of the engine: `text`, from a step's node or (step NULL) from the driver itself. */
+static kt_code json_said(const char *event, const char *step, const char *node, const char *text, cJSON *o, kt_err *err)
+{
+	char when[KT_TIME_TEXT];
+	kt_clock_format(kt_clock_wall_ms(), when);
+	KT_TRY(kt_json_add_str(o, "time", when, err));
+	KT_TRY(kt_json_add_str(o, "event", event, err));
+	if (step) {
+		KT_TRY(kt_json_add_str(o, "step", step, err));
+		KT_TRY(kt_json_add_str(o, "node", node, err));
+	}
+	return kt_json_add_str(o, "text", text, err);
+}
+
+static void note_json(const kt_report *r, const char *text)
+{
+	cJSON *o = cJSON_CreateObject();
+	kt_err err = KT_ERR_INIT;
+	print_json(r, o, o ? json_said("note", NULL, NULL, text, o, &err) : KT_E_INTERNAL);
+	cJSON_Delete(o);
+}
+
+/* Lines that a command prints come once a second at most; how far a backup is comes from every node twice a second. */
+static void progress_json(kt_report *r, const char *step, const char *node, const kt_progress *p)
+{
+	int64_t now = kt_clock_mono_ms();
+	if (p->total > 0 && now - r->progress_ms < PROGRESS_EVERY_MS)
+		return;
+	r->progress_ms = now;
+	cJSON *o = cJSON_CreateObject();
+	kt_err err = KT_ERR_INIT;
+	kt_code rc = o ? json_said("progress", step, node, p->text, o, &err) : KT_E_INTERNAL;
+	if (rc == KT_OK && p->total > 0)
+		rc = kt_json_add_int(o, "done", p->done, &err);
+	if (rc == KT_OK && p->total > 0)
+		rc = kt_json_add_int(o, "total", p->total, &err);
+	print_json(r, o, rc);
 	cJSON_Delete(o);
 }
 
@@ -222,8 +270,10 @@ static void on_event(void *cookie, const kt_engine *e, const kt_event *ev, int64
 static void on_note(void *cookie, const char *text)
 {
 	kt_report *r = cookie;
-	if (r->mode == KT_REPORT_JSON)
+	if (r->mode == KT_REPORT_JSON) {
+		note_json(r, text);
 		return;
+	}
 	end_line(r);
 	(void)fprintf(r->out, "%s\n", text);
 	(void)fflush(r->out);
@@ -232,7 +282,8 @@ static void on_note(void *cookie, const char *text)
 static void on_progress(void *cookie, const char *step, const char *node, const kt_progress *p)
 {
 	kt_report *r = cookie;
-	(void)step;
+	if (r->mode == KT_REPORT_JSON)
+		progress_json(r, step, node, p);
 	if (r->mode != KT_REPORT_LIVE || !r->line_open)
 		return;
 	if (p->total > 0)

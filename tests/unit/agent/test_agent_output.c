@@ -98,6 +98,23 @@ static void raw_bytes_are_replaced(void **state)
 	}
 }
 
+/* People see a line when it was printed, not when a key's length of others has followed it. */
+static void lines_come_at_once(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_output o = {.tail_max = 1000, .fd = -1};
+	assert_kt_ok(kt_output_feed(&o, 1, (const uint8_t *)"moved 1 of 4\n", 13, &err));
+	assert_string_equal(kt_buf_cstr(&o.tail), "moved 1 of 4\n");
+	/* But for what may be the beginning of a key. */
+	assert_kt_ok(kt_output_feed(&o, 1, (const uint8_t *)"key ", 4, &err));
+	assert_kt_ok(kt_output_feed(&o, 1, (const uint8_t *)key_base64, 20, &err));
+	assert_string_equal(kt_buf_cstr(&o.tail), "moved 1 of 4\nkey ");
+	assert_kt_ok(kt_output_feed(&o, 1, (const uint8_t *)"no more\n", 8, &err));
+	assert_int_equal(o.tail.len, 13 + 4 + 20 + 8);
+	kt_output_free(&o);
+}
+
 /* The two streams are held back apart: one does not break the other's key in two. */
 static void streams_are_apart(void **state)
 {
@@ -287,6 +304,7 @@ int main(void)
 		return 1;
 	const struct CMUnitTest tests[] = {
 		KEYED(keys_are_replaced_across_pieces),
+		KEYED(lines_come_at_once),
 		KEYED(keys_are_replaced_without_padding),
 		KEYED(raw_bytes_are_replaced),
 		KEYED(streams_are_apart),

@@ -130,6 +130,29 @@ static void scrubs_every_shape(void **state)
 	assert_int_equal(kt_log_scrub_reach(), 30);
 }
 
+/* Only the beginning of a secret, in any of its shapes, is open at the end of a stream. */
+static void what_may_go_on(void **state)
+{
+	(void)state;
+	assert_int_equal(kt_log_open_end((const uint8_t *)"canary", 6), 0);
+	redact("canary-secret-1");
+	static const struct {
+		const char *text;
+		size_t open;
+	} of[] = {{"", 0},
+		  {"a line\n", 0},
+		  {"c", 1},
+		  {"a line canary-secret-", 14},
+		  {"canary-secret-1", 0}, /* whole: it has been replaced before */
+		  {"canary-secret-2", 0},
+		  {"x Y2FuYXJ5LXNlY3Jld", 17},
+		  {"63616e6172792d7365637265742d3", 29},
+		  {"63616E6172792D7365637265742D3", 29},
+		  {"cccan", 3}};
+	for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
+		assert_int_equal(kt_log_open_end((const uint8_t *)of[i].text, strlen(of[i].text)), of[i].open);
+}
+
 static void scrubs_the_log_itself(void **state)
 {
 	(void)state;
@@ -224,6 +247,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(cannot_be_made_to_forge_a_line, start, stop),
 		cmocka_unit_test_setup_teardown(cuts_long_lines, start, stop),
 		cmocka_unit_test_setup_teardown(scrubs_every_shape, start, stop),
+		cmocka_unit_test_setup_teardown(what_may_go_on, start, stop),
 		cmocka_unit_test_setup_teardown(scrubs_the_log_itself, start, stop),
 		cmocka_unit_test_setup_teardown(no_part_of_a_secret_survives_the_cut, start, stop),
 		cmocka_unit_test_setup_teardown(longest_secret_wins, start, stop),
