@@ -160,19 +160,21 @@ class Lane:
         self.process.wait()
 
 
-def worth_trying(title, steps):
-    """Of a commit of the journal, what changes what the next one to open it finds: the pages are in the database (it has a hot
-    rollback journal), and the rollback journal is cut off (it is committed). Syncs of the rollback journal and of the folder
-    lie between these. Of a way back: from its first undo on; what comes before is the turn of another class."""
-    kept = [step for step in steps if not re.search(r" fdatasync .*(\.db-journal|\.state)$", step)]
-    undo = next((i for i, step in enumerate(kept) if ".undo." in step), 0)
-    return kept[max(undo - UNDO_LEAD, 0):] if CLASSES[title][2] == WAY_BACK else kept
+def own_steps(title, steps):
+    """Of a way back: from its first undo on; what comes before is the turn of another class."""
+    undo = next((i for i, step in enumerate(steps) if ".undo." in step), 0)
+    return steps[max(undo - UNDO_LEAD, 0):] if CLASSES[title][2] == WAY_BACK else steps
 
 
-def points_of(steps, every, start):
-    """Before and after each step; with `every`, every n-th of them from `start` on."""
-    both = [f"{step.split(' ')[0]} {when}" for step in steps for when in ("before", "after")]
-    return both[start % every::every]
+def points_of(step):
+    """When to die at "N step path". A sync changes nothing that a killed process leaves: of one that ends a write (of a folder,
+    of a file in its place) it is the end of the write that counts; one in the middle (of a temporary file, of what makes up a
+    commit of the journal, which counts once its rollback journal is cut off) is where the next step's "before" is."""
+    number, what, path = step.split(" ", 2)
+    if what not in ("fsync", "fdatasync"):
+        return [f"{number} before", f"{number} after"]
+    middle = re.search(r"\.kt\w{6}$|\.db(-journal)?$|\.state$", path)
+    return [] if middle else [f"{number} after"]
 
 
 class Campaign:
@@ -209,12 +211,11 @@ class Campaign:
             if "error" in answer:
                 self.note(title, "count", answer)
                 continue
-            steps = worth_trying(title, answer["steps"])
-            points = points_of(steps, self.options.every, self.options.start)
-            numbers[title] = 2 * len(steps)
-            print(f"   {title}: {len(answer['steps'])} steps, {numbers[title]} kill points, {len(points)} of them tried",
-                  flush=True)
-            for point in points:
+            points = [point for step in own_steps(title, answer["steps"]) for point in points_of(step)]
+            numbers[title] = len(points)
+            chosen = points[self.options.start % self.options.every::self.options.every]
+            print(f"   {title}: {len(answer['steps'])} steps, {len(points)} kill points, {len(chosen)} of them tried", flush=True)
+            for point in chosen:
                 self.work.put((title, point))
         return numbers
 
