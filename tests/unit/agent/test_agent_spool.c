@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -286,6 +287,12 @@ static void cut_power(void)
 /* --- What must always hold ------------------------------------------------------------------------------------------
  */
 
+/* Under valgrind a few of all places are enough to see every line. */
+static unsigned stride(void)
+{
+	return getenv("KT_VALGRIND") ? 13 : 1;
+}
+
 static const char *scenario; /* for messages */
 static uint64_t at_op;
 
@@ -395,7 +402,7 @@ static void killed_anywhere(void **state)
 	scenario = "killed";
 	const uint64_t all = operations();
 	assert_true(all > 40);
-	for (at_op = 0; at_op <= all; at_op++) {
+	for (at_op = 0; at_op <= all; at_op += stride()) {
 		for (int settle = 0; settle < 2; settle++) {
 			told s;
 			told r;
@@ -413,8 +420,8 @@ static void without_power_anywhere(void **state)
 	(void)state;
 	scenario = "power cut";
 	const uint64_t all = operations();
-	for (at_op = 0; at_op <= all; at_op++) {
-		for (uint64_t seed = 0; seed < SEEDS; seed++) {
+	for (at_op = 0; at_op <= all; at_op += stride()) {
+		for (uint64_t seed = 0; seed < SEEDS; seed += stride()) {
 			told s;
 			told r;
 			fresh(at_op * SEEDS + seed);
@@ -432,8 +439,8 @@ static void killed_and_then_without_power(void **state)
 	(void)state;
 	scenario = "killed, then power cut";
 	const uint64_t all = operations();
-	for (at_op = 0; at_op <= all; at_op++) {
-		for (uint64_t then = 0; then <= all; then += 1 + at_op % 3) {
+	for (at_op = 0; at_op <= all; at_op += stride()) {
+		for (uint64_t then = 0; then <= all; then += stride() + at_op % 3) {
 			told s;
 			told r;
 			told s2;
@@ -460,7 +467,7 @@ static void fails_anywhere(int error, bool reads_too)
 	told r;
 	live(&s, &r);
 	const uint64_t calls = reads_too ? sim_disk_calls(disk) - calls_before : all;
-	for (at_op = 0; at_op <= calls; at_op++) {
+	for (at_op = 0; at_op <= calls; at_op += stride()) {
 		fresh(at_op);
 		if (reads_too)
 			sim_disk_fail_call_at(disk, at_op, error);
@@ -579,9 +586,9 @@ static void no_memory_anywhere(void **state)
 	scenario = "no memory";
 	for (int v = 0; v < 4; v++) {
 		unsigned rounds = 0;
-		for (size_t n = 1; allocfail_more(n); n++)
+		for (size_t n = 1; allocfail_more(n); n += stride())
 			rounds += without_memory(v % 2 ? "set" : "rekey", v >= 2, n);
-		assert_true(rounds > 20);
+		assert_true(rounds * stride() > 20);
 	}
 }
 
@@ -735,7 +742,7 @@ static void work_that_was_not_begun(void **state)
 	fresh(3);
 	const uint64_t all = operations();
 	unsigned off = 0;
-	for (at_op = 0; at_op <= all; at_op++) {
+	for (at_op = 0; at_op <= all; at_op += stride()) {
 		fresh(at_op);
 		sim_disk_die_after(disk, at_op);
 		told r = ASK("rekey");
@@ -752,7 +759,7 @@ static void work_that_was_not_begun(void **state)
 		r = ASK("rekey");
 		CHECK(r.status == KT_STATUS_FAILED && world.executed == 0 && strstr(r.error.msg, "called off"), r);
 	}
-	assert_true(off > 0);
+	assert_true(off > 0 || stride() > 1);
 }
 
 /* A runner whose agent was killed comes late: whoever was told "failed" before must have kept it off. */
@@ -812,7 +819,7 @@ static void each_damage(const char *path, void (*check)(const char *path))
 	static uint8_t bad[4096];
 	const size_t n = load_file(path, whole, sizeof whole - 1);
 	scenario = path;
-	for (size_t at = 0; at < n; at++) {
+	for (size_t at = 0; at < n; at += stride()) {
 		static const uint8_t flips[] = {0x01, 0x20, 0x80, 0xff};
 		for (size_t f = 0; f < sizeof flips; f++) {
 			memcpy(bad, whole, n);
