@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "orchestrator/cli/context.h"
+#include "orchestrator/cli/salvage.h"
 #include "orchestrator/journal/replay.h"
 #include "orchestrator/report/report.h"
 #include "orchestrator/report/summary.h"
@@ -303,19 +304,23 @@ static kt_code status_json(const kt_engine *e, cJSON *o, kt_err *err)
 	return list ? KT_OK : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 }
 
-static kt_code show_status(kt_ctx *c, const kt_replay *replay, kt_err *err)
+static kt_code show_status(kt_ctx *c, const kt_replay *replay, const kt_err *damage, kt_err *err)
 {
 	cJSON *s;
 	kt_buf text = KT_BUF_INIT;
 	KT_TRY(kt_summary_make(replay->plan, replay->engine, &s, err));
 	if (c->cli->json) {
 		kt_code rc = status_json(replay->engine, s, err);
+		if (rc == KT_OK && damage->code != KT_OK)
+			rc = kt_salvage_json(c, damage, s, err);
 		if (rc == KT_OK)
 			return kt_cli_print_json(c->cli, s, err);
 		cJSON_Delete(s);
 		return rc;
 	}
-	kt_code rc = kt_summary_print(s, &text, err);
+	kt_code rc = damage->code == KT_OK ? KT_OK : kt_salvage_tell(c, damage, err);
+	if (rc == KT_OK)
+		rc = kt_summary_print(s, &text, err);
 	if (rc == KT_OK)
 		(void)fprintf(c->cli->out, "%s\n", kt_buf_cstr(&text));
 	if (rc == KT_OK)
@@ -328,17 +333,20 @@ static kt_code show_status(kt_ctx *c, const kt_replay *replay, kt_err *err)
 kt_code kt_verb_status(kt_cli *cli, kt_err *err)
 {
 	kt_ctx c;
+	kt_err damage = KT_ERR_INIT;
 	kt_replay replay = {0};
 	kt_code rc = kt_ctx_load(&c, cli, err);
 	if (rc == KT_OK)
-		rc = kt_ctx_open_journal(&c, KT_JOURNAL_READ, err);
+		rc = kt_salvage_open(&c, &damage, err);
 	if (rc == KT_OK)
 		rc = choose_run(&c, c.run, err);
 	if (rc == KT_OK)
 		rc = kt_replay_run(c.journal, c.run, &replay, err);
 	if (rc == KT_OK)
-		rc = show_status(&c, &replay, err);
+		rc = show_status(&c, &replay, &damage, err);
 	kt_replay_free(&replay);
 	kt_ctx_close(&c);
-	return rc;
+	if (damage.code != KT_OK && err)
+		*err = damage;
+	return damage.code != KT_OK ? damage.code : rc;
 }

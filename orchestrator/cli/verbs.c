@@ -99,8 +99,10 @@ static const kt_cli_verb verbs[] = {
 	 "key again. When it is cut off, `keyturn resume` goes on with it. The token is not needed.",
 	 "3 4 6 7 8 9 10 11 12 14", rollback_options, kt_verb_rollback},
 	{"status", "[RUN]", 1, "where a run stands",
-	 "Shows a run (default: the latest) step by step, from the journal alone. No node is asked.", "4 9 10", none,
-	 kt_verb_status},
+	 "Shows a run (default: the latest) step by step, from the journal alone. No node is asked. Of a damaged "
+	 "journal it\n"
+	 "shows what its good part says, and exits with 9; keyturn-recovery(7) has what to do then.",
+	 "4 9 10", none, kt_verb_status},
 	{"runs", "", 0, "all runs of this cluster", "Lists every run in the journal with its outcome.", "9 10", none,
 	 kt_verb_runs},
 	{"help", "[VERB]", 1, "this help, or that of a verb", "Shows help.", "", help_options, kt_verb_help},

@@ -632,8 +632,10 @@ kt_code kt_journal_take(kt_journal *j, const char *run, int64_t time_ms, int64_t
 			    .body = kt_buf_cstr(&body)};
 	if (rc == KT_OK)
 		rc = kt_journal_append(j, &e, 1, err);
-	if (rc == KT_OK)
+	if (rc == KT_OK) {
 		*epoch = e.epoch;
+		kt_lock_note(j->lock, j->seq);
+	}
 	kt_buf_free(&body);
 	return rc;
 }

@@ -7,6 +7,7 @@ import os
 import pty
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 
@@ -262,6 +263,65 @@ def test_a_damaged_journal(lab, damage):
         os.replace(path + ".kept", path)
 
 
+def deleted(path):
+    os.unlink(path)
+
+
+def emptied(path):
+    os.truncate(path, 0)
+
+
+def overwritten(path):
+    """The second half of the last page but one of the database: entries of the run's beginning stay good."""
+    with open(path, "r+b") as f:
+        f.seek(os.path.getsize(path) - 6144)
+        f.write(b"Z" * 2048)
+
+
+def older(path):
+    shutil.copy2(path + ".older", path)
+
+
+@pytest.mark.parametrize("damage", [deleted, emptied, overwritten, older])
+def test_a_journal_that_is_damaged_in_the_middle_of_a_turn(lab, damage):
+    """A coordinator is killed and its journal damaged: each verb says so and changes nothing, `status` shows what is good of
+    it; with the newest copy put in its place the run goes on."""
+    path = lab.journal.path
+    if not os.path.exists(path):
+        lab.run()
+    shutil.copy2(path, path + ".older")
+    kept = path + ".kept"
+    lab.run_killed_at("env")
+    run = lab.journal.latest()
+    for end in ("", "-journal"):
+        if os.path.exists(path + end):
+            shutil.copy2(path + end, kept + end)
+    with contextlib.closing(sqlite3.connect(path)) as db:  # a commit that was under way is rolled back
+        db.execute("SELECT count(*) FROM entry").fetchone()
+    damage(path)
+    try:
+        for verb in (("run", "--yes"), ("resume",), ("runs",), ("status",)):
+            result = lab.keyturn.run(*verb, check=AUDIT)
+            told(result, path, "keyturn-recovery(7)")
+        assert os.path.exists(path) == (damage is not deleted)
+        assert ("THE JOURNAL IS DAMAGED" in result.out) == (damage in (overwritten, older)), result
+        if damage is overwritten:
+            assert "last good" in result.out and run in result.out
+            shown = lab.keyturn.run("--json", "status", check=AUDIT).events()[0]
+            assert shown["run"] == run and shown["damage"]["entries"] > 0 and shown["damage"]["last"]["run"] == run
+        assert not any(lab.cluster.app_pid(node) for node in lab.nodes)  # nothing was started with whichever key
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + "-journal")
+        for end in ("", "-journal"):
+            if os.path.exists(kept + end):
+                os.replace(kept + end, path + end)
+        os.unlink(path + ".older")
+    again = lab.keyturn.run("resume", check=None)
+    assert again.code in (OK, ROLLED_BACK), again
+    lab.assert_settled()
+
+
 # --- two coordinators ----------------------------------------------------------------------------------------------------
 
 def elsewhere(lab, folder):
@@ -274,10 +334,32 @@ def elsewhere(lab, folder):
     return keyturn, str(state)
 
 
+DIE_IN_A_COMMIT = """
+import os, signal, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA journal_mode=TRUNCATE")
+db.execute("PRAGMA cache_size=2")  # so that pages of the transaction are in the database before it is over
+db.execute("BEGIN IMMEDIATE")
+for n in range(200):
+    db.execute("INSERT INTO entry SELECT (SELECT max(seq) + 1 FROM entry), run, epoch, time_ms, 'note', step, role, node,"
+               " attempt, hex(randomblob(500)), prev, hash FROM entry LIMIT 1")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def die_in_a_commit(path):
+    """As a coordinator that is killed in the middle of a commit leaves its journal: half of it written, and how to undo it."""
+    before = os.path.getsize(path)
+    subprocess.run(["python3", "-c", DIE_IN_A_COMMIT, path], check=False)
+    assert os.path.getsize(path) > before and os.path.getsize(path + "-journal") > 0
+
+
 @pytest.mark.parametrize("step", ["backup", "env"])
 def test_resume_from_a_copy_elsewhere_shuts_out_the_first(lab, tmp_path, step):
     lab.run_killed_at(step)
     keyturn, state = elsewhere(lab, tmp_path)
+    if step == "env":
+        die_in_a_commit(os.path.join(state, "journal.db"))
     result = keyturn.run("resume", check=None)
     assert result.code in (OK, ROLLED_BACK), result
     stale = lab.cluster.state_folder
