@@ -42,7 +42,6 @@ CLASSES = {
     "agent on another node, way back": ("web02", SERVE, WAY_BACK),
     "coordinator, rollback of a turned run": (COORDINATOR, COORDINATOR, ROLLBACK),
     "agent on the rekey node, rollback of a turned run": ("web01", SERVE, ROLLBACK),
-    "agent on another node, rollback of a turned run": ("web02", SERVE, ROLLBACK),
 }
 
 
