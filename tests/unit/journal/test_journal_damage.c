@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -362,6 +363,101 @@ static void test_another_ones_rollback_journal(void **state)
 	kt_buf_free(&others);
 }
 
+/* --- What can be in the way ----------------------------------------------------------------------------------------
+ */
+
+static void path_in_folder(char out[160], const char *name)
+{
+	(void)snprintf(out, 160, "%s/%s", folder, name);
+}
+
+/* A pair that must be tried on a copy, of a coordinator that was killed in its commit. */
+static void lay_hot_pair(void)
+{
+	kt_buf base = KT_BUF_INIT, rollback = KT_BUF_INIT;
+	complete_pair(ENTRIES, &base, &rollback);
+	lay(&base, &rollback);
+	kt_buf_free(&base);
+	kt_buf_free(&rollback);
+}
+
+/* The copy of a process that was killed is removed, that of one that lives is not. */
+static void test_copies_that_were_left(void **state)
+{
+	(void)state;
+	char dead[160], alive[160], file[180];
+	lay_hot_pair();
+	path_in_folder(dead, ".journal-check.99999999");
+	path_in_folder(alive, ".journal-check.1");
+	assert_int_equal(mkdir(dead, 0700), 0);
+	assert_int_equal(mkdir(alive, 0700), 0);
+	(void)snprintf(file, sizeof file, "%s/journal.db", dead);
+	spill(file, "x", 1);
+	assert_true(whole_or_told());
+	assert_int_equal(access(dead, F_OK), -1);
+	assert_int_equal(access(alive, F_OK), 0);
+	assert_int_equal(rmdir(alive), 0);
+}
+
+/* Where no copy can be made, SQLite's own rollback must do. */
+static void test_no_place_for_a_copy(void **state)
+{
+	(void)state;
+	char name[64], path[160];
+	lay_hot_pair();
+	(void)snprintf(name, sizeof name, ".journal-check.%ld", (long)getpid());
+	path_in_folder(path, name);
+	spill(path, "in the way", 10);
+	assert_true(whole_or_told());
+	assert_int_equal(remove(path), 0);
+	lay_hot_pair();
+	assert_int_equal(remove(db), 0); /* a rollback journal without its database */
+	int64_t n;
+	kt_err err;
+	assert_int_equal(try(KT_JOURNAL_READ, &n, &err), KT_E_IO);
+}
+
+static void test_a_lock_that_cannot_be_used(void **state)
+{
+	(void)state;
+	int64_t n;
+	kt_err err;
+	assert_int_equal(mkdir(lock, 0700), 0);
+	assert_int_equal(try(KT_JOURNAL_WRITE, &n, &err), KT_E_IO);
+	assert_non_null(strstr(err.msg, "journal.lock"));
+	assert_int_equal(rmdir(lock), 0);
+	assert_int_equal(symlink("elsewhere", lock), 0);
+	assert_int_equal(try(KT_JOURNAL_WRITE, &n, &err), KT_E_IO);
+	assert_int_equal(remove(lock), 0);
+	/* What it says is not taken for more than it is. */
+	static const char *const texts[] = {"", "pid 1 on x since y", "\nentries -5\n", "\nentries x\n",
+					    "entries 900\n"};
+	write_entries(1, BATCH);
+	for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+		spill(lock, texts[i], strlen(texts[i]));
+		opens(BATCH);
+	}
+	spill(lock, "pid 1 on x\nentries 7\n", 21);
+	damaged("has 6 entries, and had 7");
+}
+
+static void test_a_path_that_is_too_long(void **state)
+{
+	(void)state;
+	char path[5000];
+	kt_journal *j;
+	kt_err err = KT_ERR_INIT;
+	for (size_t n = 4060; n < 4100; n++) {
+		memset(path, 'x', n);
+		for (size_t i = 0; i < n; i += 200)
+			path[i] = '/';
+		path[n] = '\0';
+		assert_int_not_equal(kt_journal_open(path, KT_JOURNAL_READ, &j, &err), KT_OK);
+		assert_null(j);
+	}
+	assert_int_equal(err.code, KT_E_INPUT);
+}
+
 int main(void)
 {
 #define WITH_FOLDER(t) cmocka_unit_test_setup_teardown(t, fresh, tidy)
@@ -374,6 +470,10 @@ int main(void)
 		WITH_FOLDER(test_an_older_copy),
 		WITH_FOLDER(test_its_own_rollback_journal),
 		WITH_FOLDER(test_another_ones_rollback_journal),
+		WITH_FOLDER(test_copies_that_were_left),
+		WITH_FOLDER(test_no_place_for_a_copy),
+		WITH_FOLDER(test_a_lock_that_cannot_be_used),
+		WITH_FOLDER(test_a_path_that_is_too_long),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,7 +19,7 @@
 #include "tests/sim/vfs.h"
 #include "tests/unit/journal/entries.h"
 
-enum { BATCHES = 6, OPS = 130, CUTS = 3000, LIES = 200 };
+enum { BATCHES = 6, OPS = 130, CUTS = 2000, LIES = 200 };
 
 static const char folder[] = "state";
 
