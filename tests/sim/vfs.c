@@ -22,10 +22,12 @@ typedef struct file {
 	bytes disk;
 } file;
 
+typedef enum change { WRITE, TRUNCATE, NAMED } change;
+
 /* What was done and not synced. */
 typedef struct pending {
 	file *f;
-	enum { WRITE, TRUNCATE, NAMED } kind;
+	change kind;
 	size_t at;
 	bytes what;
 } pending;
@@ -77,7 +79,7 @@ static void copy(bytes *to, const bytes *from)
 
 /* --- what is pending ---------------------------------------------------------------------------------------------- */
 
-static void remember(file *f, int kind, size_t at, const uint8_t *from, size_t n)
+static void remember(file *f, change kind, size_t at, const uint8_t *from, size_t n)
 {
 	if (disk.n == disk.cap) {
 		disk.cap = disk.cap ? 2 * disk.cap : 64;
