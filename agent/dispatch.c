@@ -139,13 +139,15 @@ static kt_status change(const kt_agent_verb *v, kt_agent_ctx *ctx, const kt_requ
 	return status;
 }
 
-/* The last word of a run. It may be said again, also after the run was opened once more: it has no place in the spool.
+/*
+ * The last word of a run. It may be said again, also after the run was opened once more, so it has no place in the
+ * spool; and by another process than the one that drove the run to its end, so it is not fenced by its connection.
  */
 static kt_status end(const kt_agent_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
 {
 	kt_status status = KT_STATUS_FAILED;
-	if (kt_epoch_admit(ctx->state, r, err) == KT_OK && kt_node_lock(ctx, err) == KT_OK &&
-	    kt_epoch_admit(ctx->state, r, err) == KT_OK &&
+	if (kt_epoch_check(ctx->state, r, err) == KT_OK && kt_node_lock(ctx, err) == KT_OK &&
+	    kt_epoch_check(ctx->state, r, err) == KT_OK &&
 	    kt_detached_check(ctx->state, r->cluster, NULL, err) == KT_OK)
 		status = v->act(ctx, r->args, result, err);
 	kt_node_unlock(ctx);

@@ -163,6 +163,14 @@ kt_code kt_epoch_admit(const char *state, const kt_request *r, kt_err *err)
 	return rc;
 }
 
+kt_code kt_epoch_check(const char *state, const kt_request *r, kt_err *err)
+{
+	kt_epoch seen;
+	KT_TRY(kt_epoch_read(state, r->cluster, &seen, err));
+	bool same = r->epoch == seen.epoch && strcmp(r->run, seen.run) == 0;
+	return r->epoch > seen.epoch || same ? KT_OK : replaced(r, &seen, err);
+}
+
 /* --- The lock of one changing verb ----------------------------------------------------------------------------------
  */
 

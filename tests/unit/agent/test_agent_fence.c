@@ -129,6 +129,7 @@ static void one_run_holds_a_node(void **state)
 	client_start(&c);
 	const char *args = J("{'path':'%s'}", at("none"));
 	c.epoch = 5;
+	c.link = 7;
 	ask_done(&c, "file.remove", args);
 	reply r = ask_ok(&c, "facts", "{}");
 	assert_string_equal(result_str(&r, "holder_cluster"), "looker");
@@ -147,8 +148,12 @@ static void one_run_holds_a_node(void **state)
 	ask_done(&c, "run.release", "{}"); /* not its to release */
 	ask_bad(&c, "file.remove", args, KT_STATUS_FAILED, KT_E_BUSY, "held by run R1");
 	assert_false(is_there("state/spool/S1"));
+	/* By another process of its coordinator, which resumed a run that was over: it has a link of its own. */
 	c.cluster = "looker";
 	c.run = "R1";
+	c.epoch = 4;
+	c.link = 3;
+	ask_bad(&c, "run.release", "{}", KT_STATUS_FAILED, KT_E_BUSY, "epoch 5");
 	c.epoch = 5;
 	ask_done(&c, "run.release", "{}");
 	ask_done(&c, "run.release", "{}");
