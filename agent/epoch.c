@@ -304,7 +304,7 @@ kt_code kt_detached_check(const char *state, const char *cluster, const char *ex
 	KT_TRY(cluster_path(state, cluster, "/detached", path, err));
 	kt_buf text = {.max = 2 * PATH_TEXT};
 	kt_code rc = kt_record_read(path, lost_detached, &found, &text, err);
-	if (rc == KT_OK && found && !PLANTED(DETACHED_NOT_CHECKED)) {
+	if (rc == KT_OK && found && !PLANTED(UNSETTLED_PROBED)) {
 		text.data[strcspn(kt_buf_cstr(&text), "\n")] = '\0';
 		if (!except || strcmp(except, kt_buf_cstr(&text)) != 0)
 			rc = check_work(path, kt_buf_cstr(&text), err);

@@ -25,10 +25,13 @@ static kt_code read_fd(int fd, const char *path, kt_buf *out, kt_err *err)
 	if (!S_ISREG(st.st_mode))
 		return kt_fail(err, KT_E_IO, "give the path of a regular file", "%s: not a regular file", path);
 	size_t max = out->max ? out->max : KT_BUF_MAX;
+	/* As much as it should hold, and one byte to see its end; it may have grown since. */
+	size_t chunk = st.st_size < READ_CHUNK ? (size_t)st.st_size + 1 : READ_CHUNK;
 	for (;;) {
 		/* Beside the room that is left, one byte more is asked for, to tell "full" from "too large". */
 		uint8_t beyond;
-		size_t room = max - out->len < READ_CHUNK ? max - out->len : READ_CHUNK;
+		size_t had = out->cap > out->len ? out->cap - out->len : chunk;
+		size_t room = max - out->len < had ? max - out->len : had;
 		KT_TRY(kt_buf_reserve(out, room, err));
 		ssize_t n = room ? read(fd, out->data + out->len, room) : read(fd, &beyond, 1);
 		if (n < 0 && errno == EINTR)

@@ -23,7 +23,7 @@ typedef enum kt_planted {
 	UNDO_FAILURE_IGNORED,   /* the way back goes on over an undo that failed */
 	RESTORE_UNCHECKED,      /* nobody asks whether the restore worked */
 	RESTORE_UNGATED,        /* the backup is put back while a node may be live */
-	UNSETTLED_PROBED,       /* the probe runs while the rekey may still be running */
+	UNSETTLED_PROBED,       /* the probe runs while the rekey may still be running: two walls, and both are down */
 	/* the journal and the driver, as the simulator models them */
 	INTENT_NOT_SYNCED,    /* commands are sent before their intents are durable */
 	TORN_RECORD_ACCEPTED, /* half a transaction is taken for a whole one */
@@ -39,7 +39,6 @@ typedef enum kt_planted {
 	CLAIM_NOT_EXCLUSIVE,   /* two runners carry out one request */
 	CHILD_NOT_RECORDED,    /* the command is executed before it is recorded that it may be */
 	UNKNOWN_IS_FAILED,     /* a command whose end nobody knows is answered as certainly not done */
-	DETACHED_NOT_CHECKED,  /* other changes and probes run beside detached work */
 	KT_PLANTED_END
 } kt_planted;
 

@@ -2,6 +2,7 @@
 # Compiler settings, the libraries we build on, and the three kinds of target: kt_library, kt_program, kt_test.
 
 option(KT_TESTS "Build the unit tests" ON)
+option(KT_SIM "Build the simulator and its mutants, also without the tests" OFF)
 option(KT_BENCH "Build the benchmarks" OFF)
 option(KT_FUZZ "Build the fuzz targets (clang, libFuzzer)" OFF)
 option(KT_WERROR "Treat warnings as errors" ON)

@@ -108,9 +108,21 @@ static void fault_coordinator(sim *s)
 	sim_coord_dies(c, "killed");
 }
 
+/* One to which a request is on its way, if there is one: that is when it matters. */
+static sim_node *busy_node(sim *s)
+{
+	size_t first = sim_below(&s->rng, s->n);
+	for (size_t i = 0; i < s->n; i++) {
+		sim_node *n = &s->node[(first + i) % s->n];
+		if (n->talks && n->talks->to_agent > s->now)
+			return n;
+	}
+	return some_node(s);
+}
+
 static void fault_connection(sim *s)
 {
-	sim_node *n = some_node(s);
+	sim_node *n = busy_node(s);
 	if (!n->talks)
 		return;
 	sim_trace(s, "-- a connection to %s breaks", n->name);
@@ -147,7 +159,7 @@ static void heal_cut(sim *s, void *node, int64_t what)
 
 static void fault_partition(sim *s)
 {
-	sim_node *n = some_node(s);
+	sim_node *n = busy_node(s);
 	bool all = sim_chance(&s->rng, 500);
 	size_t one = sim_below(&s->rng, SIM_MACHINES);
 	for (size_t i = 0; i < SIM_MACHINES; i++)
@@ -162,7 +174,7 @@ static void fault_partition(sim *s)
 
 static void fault_stuck(sim *s)
 {
-	sim_node *n = some_node(s);
+	sim_node *n = busy_node(s);
 	int64_t ms = (int64_t)sim_below(&s->rng, 2 * MINUTE);
 	sim_trace(s, "-- %s stands still for %" PRId64 " s", n->name, ms / 1000);
 	sim_count(s, SIM_NODE_STUCK);

@@ -3,9 +3,14 @@
 #ifndef KT_TESTS_SIM_MUTANTS_H
 #define KT_TESTS_SIM_MUTANTS_H
 
-#include <stdbool.h>
+#include "base/planted.h"
 
-/* Put a bug to work; NULL: none. False when there is none of that name, or this is not the mutants' build. */
-bool sim_plant(const char *name);
+typedef struct sim_mutant {
+	kt_planted bug;
+	const char *name;   /* NULL: the end of the table */
+	const char *breaks; /* the property: how the simulator's words begin */
+} sim_mutant;
+
+extern const sim_mutant sim_mutants[];
 
 #endif

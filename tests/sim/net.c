@@ -5,7 +5,7 @@
 
 #include "tests/sim/sim.h"
 
-enum { AGAIN_MS = 2000, GIVEN_UP = 12, LATE_MS = 40000 };
+enum { AGAIN_MS = 20000, GIVEN_UP = 30, LATE_MS = 200000 };
 
 typedef struct message {
 	sim_talk *talk;
@@ -40,7 +40,7 @@ static void at_agent(sim *s, void *what, int64_t unused)
 	bool waits = t->agent && (n->stuck_until > s->now || n->cut[t->coord->machine->index]);
 	if (waits && ++m->tries < GIVEN_UP) {
 		/* TCP sends again; a machine that stood still goes on where it was. */
-		sim_after(s, AGAIN_MS, at_agent, m, 0);
+		sim_after(s, 1 + (int64_t)sim_below(&s->rng, AGAIN_MS), at_agent, m, 0);
 		return;
 	}
 	s->on_way--;
@@ -61,7 +61,7 @@ static void at_coord(sim *s, void *what, int64_t unused)
 		return;
 	if (m->talk->node->cut[m->talk->coord->machine->index]) {
 		if (++m->tries < GIVEN_UP)
-			sim_after(s, AGAIN_MS, at_coord, m, 0);
+			sim_after(s, 1 + (int64_t)sim_below(&s->rng, AGAIN_MS), at_coord, m, 0);
 		return;
 	}
 	sim_reply_came(s, m->talk, m->bytes, m->n);

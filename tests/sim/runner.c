@@ -5,7 +5,7 @@
 #include "agent/spool.h"
 #include "tests/sim/sim.h"
 
-enum { SHORT_MS = 40, LONG_MS = 20000, LATE_CLAIM_MS = 60000, DIES_WITHIN = 12 };
+enum { SHORT_MS = 40, LONG_MS = 20000, VERY_LONG_MS = 300000, LATE_CLAIM_MS = 60000, DIES_WITHIN = 12 };
 
 static void executes(sim *s, void *node, int64_t work);
 static void ends(sim *s, void *node, int64_t work);
@@ -155,7 +155,8 @@ static void executes(sim *s, void *node, int64_t work)
 		return;
 	}
 	sim_rekey_starts(s);
-	int64_t takes = sim_chance(&s->rng, 500) ? SHORT_MS : (int64_t)sim_below(&s->rng, LONG_MS);
+	int64_t limit = sim_chance(&s->rng, 100) ? VERY_LONG_MS : LONG_MS;
+	int64_t takes = sim_chance(&s->rng, 500) ? SHORT_MS : (int64_t)sim_below(&s->rng, (size_t)limit);
 	sim_after(s, takes, ends, n, work);
 }
 

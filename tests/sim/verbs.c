@@ -31,11 +31,23 @@ static sim *sim_of(const kt_agent_ctx *ctx)
 	return node_of(ctx)->s;
 }
 
+/* S1: what has its outcome is answered with that, and not done again. */
+static void check_first(const kt_agent_ctx *ctx)
+{
+	char path[256];
+	(void)snprintf(path, sizeof path, "%s/outcome.json", ctx->spool);
+	if (access(path, F_OK) == 0)
+		sim_break(sim_of(ctx), "S1: %s on %s is done again, and it has its outcome", ctx->step,
+			  node_of(ctx)->name);
+}
+
 /* Who is dead does nothing any more; and things go wrong. */
 static kt_code may(const kt_agent_ctx *ctx, const char *what, kt_err *err)
 {
 	if (sim_disk_dead(node_of(ctx)->disk))
 		return kt_fail(err, KT_E_IO, NULL, "killed");
+	if (ctx->spool)
+		check_first(ctx);
 	if (sim_goes_wrong(sim_of(ctx)))
 		return kt_fail(err, KT_E_IO, NULL, "%s", what);
 	return KT_OK;
