@@ -184,6 +184,7 @@ static kt_code resume(kt_ctx *c, kt_report *report, kt_err *err)
 	KT_TRY(kt_ctx_open_nodes(c, err));
 	kt_turn_options o = turn_options(c, c->run, report);
 	o.rollback = kt_cli_has(c->cli, "rollback");
+	o.alone = kt_cli_has(c->cli, "no-other-coordinator");
 	KT_TRY(kt_turn_resume(&o, &end, err));
 	KT_TRY(show_summary(c, c->run, -1, err));
 	return class_of(&end, err);

@@ -31,6 +31,8 @@ static const kt_cli_option run_options[] = {
 
 static const kt_cli_option resume_options[] = {
 	{"rollback", 0, NULL, "go back to the old key where that is still possible"},
+	{"no-other-coordinator", 0, NULL,
+	 "you know that whoever had this run before lives no more: go on though a node cannot be told"},
 	{NULL, 0, NULL, NULL},
 };
 

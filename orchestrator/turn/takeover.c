@@ -204,8 +204,8 @@ static kt_code judge_requests(const past *p, size_t node, kt_err *err)
 		return KT_OK;
 	return kt_fail(
 		err, KT_E_REFUSED, newest,
-		"%s has begun %s of run %s, which the journal in %s does not know: this is an older copy, or not "
-		"the only one",
+		"%s has begun %s of run %s, which the journal in %s does not know: another coordinator has gone on "
+		"with a newer one",
 		p->t->cluster->nodes[node].name, known->child->valuestring, p->t->run, p->t->cluster->state);
 }
 
@@ -269,10 +269,12 @@ static kt_code judge_fence(const past *p, size_t node, kt_err *err)
 	if (a->error.code == KT_E_BUSY)
 		return kt_fail(err, KT_E_REFUSED, "look at its run with `keyturn status` there",
 			       "another coordinator was quicker: %s", a->error.msg);
-	if (p->living.host[0] == '\0')
+	if (p->living.host[0] == '\0' || p->t->alone)
 		return KT_OK;
 	return kt_fail(err, KT_E_UNREACHABLE,
-		       "let it be reached, or go on where the run was held last, or end that coordinator first",
+		       "let it be reached, or go on where the run was held last; when you know that that process has "
+		       "ended, or "
+		       "its machine is off: `keyturn resume --no-other-coordinator`",
 		       "%s cannot be told that the run is held here now (%s), and the coordinator that had it (process "
 		       "%" PRId64 " on %s) may still live",
 		       name, a->error.msg, p->living.pid, p->living.host);

@@ -22,6 +22,7 @@ typedef struct kt_takeover {
 	kt_journal *journal;
 	const char *run;
 	const kt_engine *engine; /* the run as the journal tells it; NULL: a new run */
+	bool alone;              /* a person knows that no other coordinator of the run lives */
 	int64_t floor;           /* out: the highest epoch that a node follows; the new one must be higher */
 } kt_takeover;
 
@@ -33,7 +34,7 @@ KT_MUST_CHECK kt_code kt_takeover_check(kt_takeover *t, kt_err *err);
 /*
  * After the take of `epoch`, before any command; runs the loop. KT_E_REFUSED as above, and when a node follows a higher
  * epoch by now. KT_E_UNREACHABLE when a node cannot be asked and the coordinator that had the run before may still
- * live: it was on another machine, or its process is there.
+ * live: it was on another machine, or its process is there. (With `alone` the word of a person stands against that.)
  */
 KT_MUST_CHECK kt_code kt_takeover_fence(kt_takeover *t, int64_t epoch, kt_err *err);
 

@@ -711,7 +711,8 @@ static kt_takeover takeover_of(const turn *t, const kt_engine *engine)
 			     .cluster = t->o.cluster,
 			     .journal = t->o.journal,
 			     .run = t->o.run,
-			     .engine = engine};
+			     .engine = engine,
+			     .alone = t->o.alone};
 }
 
 static kt_code begin(turn *t, const cJSON *plan)

@@ -34,6 +34,7 @@ typedef struct kt_turn_options {
 	const char *run;
 	const kt_watcher *watcher;
 	bool rollback; /* kt_turn_resume: ask for the old key where that is still possible */
+	bool alone;    /* kt_turn_resume: a person knows that no other coordinator of the run lives */
 	bool revert;   /* kt_turn_resume: the same, after the commit and from `turned` too (KT_EVENT_REVERT) */
 } kt_turn_options;
 

@@ -13,7 +13,7 @@ import time
 
 import pytest
 from ktlab import process
-from ktlab.coordinator import AUDIT, HELD, HSM, INTERRUPTED, IO, OK, REFUSED, ROLLED_BACK, Keyturn
+from ktlab.coordinator import AUDIT, HELD, HSM, INTERRUPTED, IO, OK, REFUSED, ROLLED_BACK, UNREACHABLE, Keyturn
 from ktlab.running import TO, Running, fill_up, slow_rekey, told, until, variables
 
 root_only = pytest.mark.skipif(os.getuid() != 0, reason="mounts need root")
@@ -370,13 +370,40 @@ def test_resume_from_a_copy_elsewhere_shuts_out_the_first(lab, tmp_path, step):
         for arguments in (("resume",), ("resume", "--rollback"), ("resume",)):
             again = lab.keyturn.run(*arguments, check=None)
             assert again.code == REFUSED, again
-            told(again, "another coordinator", "epoch", lab.cluster.name)
+            told(again, "another coordinator", lab.journal.latest(), stale)
             assert "ROLLED BACK" not in again.out and "TURNED" not in again.out
             assert before == [(node.name, lab.cluster.app_pid(node), lab.env(node)) for node in lab.nodes]
     finally:
         shutil.rmtree(stale)
         shutil.copytree(state, stale)
     assert settled in ("turned", "rolled-back")
+
+
+@root_only
+def test_a_lost_machine_and_a_lost_node_together(lab, tmp_path):
+    """Nobody can say whether the coordinator on another machine lives, and a node cannot be told: a person must know."""
+    there = tmp_path / "keyturn-there"
+    there.write_text(f"""#!/bin/sh
+exec unshare --uts sh -c 'hostname another-machine; exec "$0" "$@"' {lab.keyturn.binary} "$@"
+""")
+    there.chmod(0o755)
+    here, lab.keyturn.binary = lab.keyturn.binary, str(there)
+    try:
+        lab.run_killed_at("hsm")
+    finally:
+        lab.keyturn.binary = here
+    node = lab.node("web02")
+    lab.cluster.stop_sshd(node)
+    try:
+        result = lab.keyturn.run("resume", check=UNREACHABLE)
+        told(result, "web02", "another-machine", "--no-other-coordinator")
+        assert lab.journal.end() is None
+        result = lab.keyturn.run("resume", "--no-other-coordinator", check=UNREACHABLE)
+        told(result, "web02", "refused")  # it went on, as far as one can without that node
+        assert lab.journal.end() == "refused"
+    finally:
+        lab.cluster.start_sshd(node)
+    lab.assert_on_old_key()
 
 
 # --- backups -------------------------------------------------------------------------------------------------------------
