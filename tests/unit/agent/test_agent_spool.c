@@ -14,6 +14,7 @@
 
 #include "agent/dispatch.h"
 #include "agent/epoch.h"
+#include "agent/keep.h"
 #include "agent/once.h"
 #include "agent/record.h"
 #include "agent/runlock.h"
@@ -29,7 +30,7 @@
 #define SET_DIR STATE "/spool/R1/set.do.1"
 #define REKEY_DIR STATE "/spool/R1/rekey.do.1"
 
-enum { SEEDS = 30, PROCESSES = 4096 };
+enum { SEEDS = 30, CUTS = 300, PROCESSES = 4096 };
 
 /* --- Processes that are only numbers --------------------------------------------------------------------------------
  */
@@ -1126,6 +1127,36 @@ static void keys_are_not_used_twice(void **state)
 	assert_kt_fails(KT_E_AUDIT, kt_spool_child(REKEY_DIR, 1, &err));
 }
 
+/* S9: whenever the new version is there, the old one is, too. */
+static void kept_before_it_is_replaced(void **state)
+{
+	(void)state;
+	static const char path[] = STATE "/file";
+	static const char kept[] = STATE "/file.keyturn-R1.old";
+	scenario = "keep";
+	kt_err err = KT_ERR_INIT;
+	told none = {0};
+	unsigned replaced = 0;
+	for (at_op = 0; at_op < 10 * CUTS; at_op += stride()) {
+		fresh(at_op);
+		assert_kt_ok(kt_file_replace(path, "old", 3, NULL, &err));
+		sim_disk_die_after(disk, at_op / CUTS);
+		bool done = kt_keep_link(path, "R1", "", &err) == KT_OK &&
+			    kt_file_replace(path, "new", 3, NULL, &err) == KT_OK;
+		cut_power();
+		uint8_t text[8];
+		CHECK(load_file(path, text, sizeof text) == 3, none);
+		bool is_new = memcmp(text, "new", 3) == 0;
+		CHECK(is_new || (!done && memcmp(text, "old", 3) == 0), none);
+		if (is_new)
+			CHECK(access(kept, F_OK) == 0 && load_file(kept, text, sizeof text) == 3 &&
+				      memcmp(text, "old", 3) == 0,
+			      none);
+		replaced += is_new;
+	}
+	assert_true(replaced * stride() > CUTS);
+}
+
 static int make(void **state)
 {
 	(void)state;
@@ -1163,6 +1194,7 @@ int main(void)
 		cmocka_unit_test(damaged_detached),
 		cmocka_unit_test(missing_intents),
 		cmocka_unit_test(damaged_slots),
+		cmocka_unit_test(kept_before_it_is_replaced),
 		cmocka_unit_test(records_of_somebody_else),
 		cmocka_unit_test(paths_that_are_too_long),
 		cmocka_unit_test(keys_are_not_used_twice),
