@@ -384,6 +384,7 @@ static kt_code read_process(const char *dir, const char *name, bool *found, kt_p
 
 kt_code kt_spool_claim(const char *dir, bool *mine, kt_err *err)
 {
+	*mine = false;
 	kt_code rc = write_process(dir, "pid", getpid(), mine, err);
 	*mine |= PLANTED(CLAIM_NOT_EXCLUSIVE);
 	return rc == KT_OK ? KT_OK : kt_record_failed(err, "who carries it out");
