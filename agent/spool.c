@@ -25,8 +25,9 @@ static const char lost_process[] =
 
 static kt_code in_folder(const char *dir, const char *name, char out[PATH_TEXT], kt_err *err)
 {
-	if ((size_t)snprintf(out, PATH_TEXT, "%s/%s", dir, name) >= PATH_TEXT)
+	if (strlen(dir) + strlen(name) + 2 > PATH_TEXT)
 		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", dir);
+	(void)strcpy(stpcpy(stpcpy(out, dir), "/"), name);
 	return KT_OK;
 }
 
@@ -196,15 +197,14 @@ bool kt_spool_unused(const char *dir)
 	return exists(dir, "intent.json", &found, NULL) == KT_OK && !found && check_unused(dir, NULL) == KT_OK;
 }
 
-static kt_code known_one(const char *state, const char *run, const cJSON *name, cJSON *known, kt_err *err)
+static kt_code known_one(const char *folder, const cJSON *name, cJSON *known, kt_err *err)
 {
 	char dir[PATH_TEXT];
 	bool found;
 	if (!cJSON_IsString(name))
 		return kt_fail(err, KT_E_INPUT, NULL, "the name of a request must be a string");
 	KT_TRY(kt_name_check("request", name->valuestring, err));
-	if ((size_t)snprintf(dir, sizeof dir, "%s/spool/%s/%s", state, run, name->valuestring) >= sizeof dir)
-		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", dir);
+	KT_TRY(in_folder(folder, name->valuestring, dir, err));
 	KT_TRY(exists(dir, "intent.json", &found, err));
 	if (!found || cJSON_AddItemToArray(known, cJSON_CreateString(name->valuestring)))
 		return KT_OK;
@@ -214,8 +214,11 @@ static kt_code known_one(const char *state, const char *run, const cJSON *name, 
 kt_code kt_spool_known(const char *state, const char *run, const cJSON *asked, cJSON *known, kt_err *err)
 {
 	const cJSON *name;
+	char folder[PATH_TEXT];
 	KT_TRY(kt_name_check("run", run, err));
-	cJSON_ArrayForEach(name, asked) KT_TRY(known_one(state, run, name, known, err));
+	if ((size_t)snprintf(folder, sizeof folder, "%s/spool/%s", state, run) >= sizeof folder)
+		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", folder);
+	cJSON_ArrayForEach(name, asked) KT_TRY(known_one(folder, name, known, err));
 	return KT_OK;
 }
 

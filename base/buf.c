@@ -66,11 +66,18 @@ kt_code kt_buf_str(kt_buf *b, const char *s, kt_err *err)
 kt_code kt_buf_printf(kt_buf *b, kt_err *err, const char *fmt, ...)
 {
 	va_list ap;
+	size_t room = b->data ? b->cap - b->len + 1 : 0;
 	va_start(ap, fmt);
-	int n = vsnprintf(NULL, 0, fmt, ap);
+	int n = vsnprintf(b->data ? (char *)b->data + b->len : NULL, room, fmt, ap);
 	va_end(ap);
 	if (n < 0)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "bad format");
+	if ((size_t)n < room) {
+		b->len += (size_t)n;
+		return KT_OK;
+	}
+	if (room)
+		b->data[b->len] = '\0'; /* as it was, should there be no room */
 	KT_TRY(kt_buf_reserve(b, (size_t)n, err));
 	va_start(ap, fmt);
 	(void)vsnprintf((char *)b->data + b->len, (size_t)n + 1, fmt, ap);

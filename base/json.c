@@ -12,6 +12,8 @@
 #include "base/file.h"
 #include "base/utf8.h"
 
+enum { FEW_MEMBERS = 16 };
+
 #define KT_EXACT_INT 9007199254740992.0 /* 2^53 */
 
 static size_t line_of(const char *text, const char *at)
@@ -50,16 +52,38 @@ static kt_code sorted_members(const cJSON *obj, const cJSON ***out, size_t *n, k
 
 static kt_code check_value(const cJSON *v, int depth, const char *name, kt_err *err);
 
+static kt_code twice(const char *member, const char *name, kt_err *err)
+{
+	return kt_fail(err, KT_E_INPUT, "remove one of the two", "%s: the name \"%s\" stands twice in one object", name,
+		       member);
+}
+
+/* Few members are compared each with each. */
+static kt_code check_small_object(const cJSON *v, int depth, const char *name, kt_err *err)
+{
+	for (const cJSON *c = v->child; c; c = c->next) {
+		for (const cJSON *before = v->child; before != c; before = before->next)
+			if (strcmp(before->string, c->string) == 0)
+				return twice(c->string, name, err);
+		KT_TRY(check_value(c, depth + 1, name, err));
+	}
+	return KT_OK;
+}
+
 static kt_code check_object(const cJSON *v, int depth, const char *name, kt_err *err)
 {
+	size_t few = 0;
+	for (const cJSON *c = v->child; c && few <= FEW_MEMBERS; c = c->next)
+		few++;
+	if (few <= FEW_MEMBERS)
+		return check_small_object(v, depth, name, err);
 	const cJSON **member;
 	size_t n;
 	KT_TRY(sorted_members(v, &member, &n, err));
 	kt_code rc = KT_OK;
 	for (size_t i = 0; rc == KT_OK && i < n; i++) {
 		if (i && strcmp(member[i - 1]->string, member[i]->string) == 0)
-			rc = kt_fail(err, KT_E_INPUT, "remove one of the two",
-				     "%s: the name \"%s\" stands twice in one object", name, member[i]->string);
+			rc = twice(member[i]->string, name, err);
 		else
 			rc = check_value(member[i], depth + 1, name, err);
 	}
@@ -465,7 +489,11 @@ kt_code kt_json_opt_bool(const cJSON *obj, const char *name, bool fallback, bool
 
 /* --- Printing ----------------------------------------------------------------------------------------------------- */
 
-kt_code kt_json_print(const cJSON *value, kt_buf *out, kt_err *err)
+/*
+ * Printing: what nearly everything is (plain strings, whole numbers, lists and objects) here, for a turn prints some
+ * hundred thousand values; the rest by cJSON, whose text this equals byte for byte.
+ */
+static kt_code print_by_cjson(const cJSON *value, kt_buf *out, kt_err *err)
 {
 	char *text = cJSON_PrintUnformatted(value);
 	if (!text)
@@ -475,14 +503,60 @@ kt_code kt_json_print(const cJSON *value, kt_buf *out, kt_err *err)
 	return rc;
 }
 
-static kt_code canonical_name(const char *name, kt_buf *out, kt_err *err)
+static kt_code print_text(const char *text, kt_buf *out, kt_err *err)
 {
-	cJSON *s = cJSON_CreateStringReference(name);
-	if (!s)
-		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
-	kt_code rc = kt_json_print(s, out, err);
-	cJSON_Delete(s);
-	return rc;
+	size_t n = 0;
+	while ((unsigned char)text[n] >= 0x20 && text[n] != '"' && text[n] != '\\')
+		n++;
+	if (text[n]) {
+		const cJSON s = {.type = cJSON_String, .valuestring = (char *)(uintptr_t)text};
+		return print_by_cjson(&s, out, err);
+	}
+	KT_TRY(kt_buf_append(out, "\"", 1, err));
+	KT_TRY(kt_buf_append(out, text, n, err));
+	return kt_buf_append(out, "\"", 1, err);
+}
+
+static kt_code print_number(const cJSON *value, kt_buf *out, kt_err *err)
+{
+	char digits[24];
+	char *at = digits + sizeof digits;
+	double d = value->valuedouble;
+	if (!(fabs(d) < 1e15) || d != floor(d) || (d == 0 && signbit(d)))
+		return print_by_cjson(value, out, err);
+	uint64_t n = (uint64_t)fabs(d);
+	do
+		*--at = (char)('0' + n % 10);
+	while ((n /= 10) > 0);
+	if (d < 0)
+		*--at = '-';
+	return kt_buf_append(out, at, (size_t)(digits + sizeof digits - at), err);
+}
+
+static kt_code print_children(const cJSON *value, bool named, kt_buf *out, kt_err *err)
+{
+	KT_TRY(kt_buf_append(out, named ? "{" : "[", 1, err));
+	for (const cJSON *c = value->child; c; c = c->next) {
+		if (c != value->child)
+			KT_TRY(kt_buf_append(out, ",", 1, err));
+		if (named) {
+			KT_TRY(print_text(c->string, out, err));
+			KT_TRY(kt_buf_append(out, ":", 1, err));
+		}
+		KT_TRY(kt_json_print(c, out, err));
+	}
+	return kt_buf_append(out, named ? "}" : "]", 1, err);
+}
+
+kt_code kt_json_print(const cJSON *value, kt_buf *out, kt_err *err)
+{
+	if (cJSON_IsObject(value) || cJSON_IsArray(value))
+		return print_children(value, cJSON_IsObject(value), out, err);
+	if (cJSON_IsString(value))
+		return print_text(value->valuestring, out, err);
+	if (cJSON_IsNumber(value))
+		return print_number(value, out, err);
+	return print_by_cjson(value, out, err);
 }
 
 static kt_code canonical_object(const cJSON *obj, kt_buf *out, kt_err *err)
@@ -495,7 +569,7 @@ static kt_code canonical_object(const cJSON *obj, kt_buf *out, kt_err *err)
 		if (i)
 			rc = kt_buf_str(out, ",", err);
 		if (rc == KT_OK)
-			rc = canonical_name(m[i]->string, out, err);
+			rc = print_text(m[i]->string, out, err);
 		if (rc == KT_OK)
 			rc = kt_buf_str(out, ":", err);
 		if (rc == KT_OK)

@@ -132,11 +132,18 @@ static void forget(past *p)
 
 /* --- Asking ------------------------------------------------------------------------------------------------------- */
 
+static bool on_nodes(const kt_engine *e, size_t step, kt_role role)
+{
+	return kt_engine_targets(e, step, role) > 0 && strcmp(kt_engine_target(e, step, role, 0).node, "@") != 0;
+}
+
 /* The requests that would come next: whoever has made one of them has a newer journal. */
 static kt_code add_next(const past *p, size_t node, cJSON *asked, kt_err *err)
 {
 	static const char *const role[ROLES] = {"do", "undo"};
 	for (size_t i = 0; i < p->steps * ROLES; i++) {
+		if (!on_nodes(p->t->engine, i / ROLES, i % ROLES ? KT_ROLE_UNDO : KT_ROLE_DO))
+			continue;
 		char name[2 * KT_NAME_MAX];
 		(void)snprintf(name, sizeof name, "%s.%s.%" PRId64, kt_engine_step(p->t->engine, i / ROLES).name,
 			       role[i % ROLES], *made_of(p, i / ROLES, i % ROLES, node) + 1);

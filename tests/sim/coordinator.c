@@ -301,6 +301,7 @@ static void pump(sim *s, void *coord, int64_t what)
 		return;
 	}
 	make_intents(c, cmd, have);
+	sim_check_engine(s, c->engine);
 	bool rests = !broken(s) && at_rest(c);
 	if (broken(s) || dies_now(c, "before the commit"))
 		return;

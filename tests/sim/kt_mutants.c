@@ -122,6 +122,7 @@ int main(int argc, char **argv)
 		(void)printf("not under valgrind: the simulator is, without the planted bugs\n");
 		return 0;
 	}
+	sim_memory_pool();
 	share *all = mmap(NULL, sizeof *all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (all == MAP_FAILED)
 		return 1;

@@ -192,6 +192,8 @@ int main(int argc, char **argv)
 	share *shares = mmap(NULL, r.jobs * sizeof *shares, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (shares == MAP_FAILED)
 		return 1;
+	if (!getenv("KT_VALGRIND"))
+		sim_memory_pool();
 	double begun = seconds();
 	work_all(&r, shares);
 	share all = sum(&r, shares);

@@ -23,6 +23,72 @@ static sim_chunk *new_chunk(sim_chunk *next, size_t size)
 	return c;
 }
 
+/* --- Small pieces for cJSON: of the same sizes again and again -------------------------------------------------------
+ */
+
+enum { STEP = 16, CLASSES = 32 };
+
+typedef union piece {
+	union piece *next; /* of a free one */
+	size_t class;      /* CLASSES: it is malloc's */
+	_Alignas(ALIGN) unsigned char room[ALIGN];
+} piece;
+
+static piece *free_pieces[CLASSES];
+
+static piece *more_pieces(size_t class)
+{
+	size_t size = (class + 1) * STEP + sizeof(piece);
+	unsigned char *chunk = malloc(CHUNK);
+	if (!chunk)
+		abort();
+	for (size_t at = 0; at + size <= CHUNK; at += size) {
+		piece *p = (piece *)(void *)(chunk + at);
+		p->next = free_pieces[class];
+		free_pieces[class] = p;
+	}
+	return free_pieces[class];
+}
+
+static void *pool_malloc(size_t size)
+{
+	size_t class = size ? (size - 1) / STEP : 0;
+	piece *p;
+	if (class < CLASSES) {
+		p = free_pieces[class] ? free_pieces[class] : more_pieces(class);
+		free_pieces[class] = p->next;
+	} else {
+		class = CLASSES;
+		p = malloc(size + sizeof *p);
+		if (!p)
+			return NULL;
+	}
+	p->class = class;
+	return p + 1;
+}
+
+static void pool_free(void *memory)
+{
+	if (!memory)
+		return;
+	piece *p = (piece *)memory - 1;
+	size_t class = p->class;
+	if (class == CLASSES) {
+		free(p);
+		return;
+	}
+	p->next = free_pieces[class];
+	free_pieces[class] = p;
+}
+
+void sim_memory_pool(void)
+{
+	cJSON_Hooks hooks = {.malloc_fn = pool_malloc, .free_fn = pool_free};
+	cJSON_InitHooks(&hooks);
+}
+
+/* --- A run -------------------------------------------------------------------------------------------------------- */
+
 void *sim_alloc(sim *s, size_t size)
 {
 	size = (size + ALIGN - 1) / ALIGN * ALIGN;

@@ -196,7 +196,6 @@ static void work_on(sim *s, sim_talk *t, const cJSON *payload)
 	s->in_talk = t;
 	kt_status status = kt_dispatch(&a, &r, result, &err);
 	sim_enter(NULL, 0);
-	n->dirty = true;
 	if (r.epoch > s->ruler && strcmp(r.verb, "facts") != 0 && err.code != KT_E_BUSY && err.code != KT_E_AUDIT)
 		s->ruler = r.epoch;
 	if (!died(s, t)) {

@@ -41,11 +41,11 @@ static bool leave(sim *s, sim_node *n)
 	bool dead = sim_disk_dead(n->disk);
 	sim_enter(NULL, 0);
 	sim_disk_die_after(n->disk, UINT64_MAX);
-	n->dirty = true;
 	if (!dead)
 		return true;
 	if (sim_chance(&s->rng, 500)) {
 		sim_disk_process_end(n->disk);
+		n->dirty = true;
 		sim_runner_kill(s, n);
 	} else {
 		sim_node_crash(s, n);

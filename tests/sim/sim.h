@@ -45,6 +45,7 @@ bool sim_next(sim *s, sim_event *out);
 
 /* --- memory.c: what lives until the end of the run ---------------------------------------------------------------- */
 
+void sim_memory_pool(void);           /* cJSON takes its memory from a pool that is never given back: for programs */
 void *sim_alloc(sim *s, size_t size); /* zeroed, never NULL */
 char *sim_text(sim *s, const char *text);
 cJSON *sim_keep(sim *s, cJSON *json); /* deleted at the end; NULL is an exhausted memory and ends the program */
@@ -363,6 +364,7 @@ void sim_call_operator(sim *s);
 
 /* checks.c */
 void sim_check(sim *s);
+void sim_check_engine(sim *s, const kt_engine *e);
 void sim_check_end(sim *s);
 
 /* run.c */

@@ -30,6 +30,11 @@ static void count(const sim_coord *c, const char *node, int64_t *made)
 	}
 }
 
+static bool on_nodes(const kt_engine *e, size_t step, kt_role role)
+{
+	return kt_engine_targets(e, step, role) > 0 && kt_engine_target(e, step, role, 0).node[0] != '@';
+}
+
 /* The requests that would come next: whoever has made one of them has a newer journal. */
 static cJSON *next_requests(const sim_coord *c, const char *node)
 {
@@ -40,6 +45,8 @@ static cJSON *next_requests(const sim_coord *c, const char *node)
 	(void)cJSON_AddStringToObject(args, "run", "r");
 	count(c, node, made);
 	for (size_t i = 0; i < 2 * steps; i++) {
+		if (!on_nodes(c->engine, i / 2, i % 2 ? KT_ROLE_UNDO : KT_ROLE_DO))
+			continue;
 		char name[SIM_TEXT];
 		(void)snprintf(name, sizeof name, "%s.%s.%d", kt_engine_step(c->engine, i / 2).name,
 			       i % 2 ? "undo" : "do", (int)made[i] + 1);

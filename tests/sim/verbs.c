@@ -238,6 +238,7 @@ static kt_code receive(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_e
 {
 	char proof[SIM_TEXT];
 	const char *blob = text_arg(args, "blob");
+	node_of(ctx)->dirty = true;
 	sim_of(ctx)->w.changed = true;
 	if (sim_goes_wrong(sim_of(ctx))) {
 		(void)snprintf(proof, sizeof proof, "proof-of-another-key");
@@ -268,6 +269,7 @@ static kt_code copy(const char *from, const char *to, const kt_file_attr *attr, 
 static kt_status act_key_install(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	(void)args, (void)result;
+	node_of(ctx)->dirty = true;
 	kt_code rc = may(ctx, "the key file is not made", err);
 	return kt_action_end(rc == KT_OK ? copy(slot_path, key_path, &secret_file, false, err) : rc);
 }
@@ -284,6 +286,7 @@ static kt_code remove_file(const char *path, kt_err *err)
 static kt_status act_forget(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	(void)result;
+	node_of(ctx)->dirty = true;
 	kt_code rc = may(ctx, "not removed", err);
 	if (rc == KT_OK && text_arg(args, "path")[0])
 		rc = remove_file(key_path, err);
@@ -295,6 +298,7 @@ static kt_status act_forget(kt_agent_ctx *ctx, const cJSON *args, cJSON *result,
 static kt_status act_env(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	(void)args, (void)result;
+	node_of(ctx)->dirty = true;
 	kt_code rc = may(ctx, "the env file is not written", err);
 	if (rc == KT_OK)
 		rc = copy(env_path, kept_path, &secret_file, true, err);
@@ -306,6 +310,7 @@ static kt_status act_env(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt
 static kt_status act_env_back(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	(void)args, (void)result;
+	node_of(ctx)->dirty = true;
 	kt_code rc = may(ctx, "the env file is not written", err);
 	if (rc == KT_OK && access(kept_path, F_OK) == 0)
 		rc = copy(kept_path, env_path, NULL, false, err);
