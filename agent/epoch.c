@@ -22,9 +22,15 @@ enum { PATH_TEXT = KT_RECORD_PATH, WAIT_MS = 50, SAY_MS = 5000 };
 static kt_code cluster_path(const char *state, const char *cluster, const char *name, char out[PATH_TEXT], kt_err *err)
 {
 	static const char below[] = "/clusters/";
-	if (strlen(state) + strlen(cluster) + strlen(name) + sizeof below > PATH_TEXT)
-		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", state);
-	(void)strcpy(stpcpy(stpcpy(stpcpy(out, state), below), cluster), name);
+	const char *const part[] = {state, below, cluster, name};
+	size_t n = 0;
+	for (size_t i = 0; i < sizeof part / sizeof part[0]; i++) {
+		size_t more = strlen(part[i]);
+		if (n + more >= PATH_TEXT)
+			return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", state);
+		memcpy(out + n, part[i], more + 1);
+		n += more;
+	}
 	return KT_OK;
 }
 

@@ -25,9 +25,13 @@ static const char lost_process[] =
 
 static kt_code in_folder(const char *dir, const char *name, char out[PATH_TEXT], kt_err *err)
 {
-	if (strlen(dir) + strlen(name) + 2 > PATH_TEXT)
+	size_t d = strlen(dir);
+	size_t n = strlen(name);
+	if (d + n + 2 > PATH_TEXT)
 		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", dir);
-	(void)strcpy(stpcpy(stpcpy(out, dir), "/"), name);
+	memcpy(out, dir, d);
+	out[d] = '/';
+	memcpy(out + d + 1, name, n + 1);
 	return KT_OK;
 }
 
