@@ -226,6 +226,31 @@ static kt_code bind(const char *text, kt_buf *out, kt_err *err)
 	return rc;
 }
 
+/* A list by reference stays one: nothing of it is copied, and it outlives the result. */
+static void binds_a_list_by_reference(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_buf out = KT_BUF_INIT;
+	cJSON *names = parse("[\"web01\",\"web02\"]");
+	cJSON *results = parse("{\"plan\":{}}");
+	cJSON *in = parse("{\"known\":\"${plan.nodes}\",\"other\":1}");
+	cJSON *made = NULL;
+	assert_true(cJSON_AddItemToObject(cJSON_GetObjectItem(results, "plan"), "nodes",
+					  cJSON_CreateArrayReference(names->child)));
+	assert_kt_ok(kt_template_resolve_late(in, lookup, results, &made, &err));
+	const cJSON *known = cJSON_GetObjectItem(made, "known");
+	assert_ptr_equal(known->child, names->child);
+	assert_kt_ok(kt_json_print(made, &out, &err));
+	assert_string_equal(kt_buf_cstr(&out), "{\"known\":[\"web01\",\"web02\"],\"other\":1}");
+	cJSON_Delete(made);
+	cJSON_Delete(results);
+	assert_string_equal(cJSON_GetArrayItem(names, 1)->valuestring, "web02");
+	cJSON_Delete(names);
+	cJSON_Delete(in);
+	kt_buf_free(&out);
+}
+
 static void binds(const char *text, const char *want)
 {
 	kt_err err = KT_ERR_INIT;
@@ -316,6 +341,7 @@ int main(void)
 		cmocka_unit_test(refuses),
 		cmocka_unit_test(names_have_a_bound),
 		cmocka_unit_test(binds_late),
+		cmocka_unit_test(binds_a_list_by_reference),
 		cmocka_unit_test(a_missing_result_is_refused),
 		cmocka_unit_test(shows_references),
 		cmocka_unit_test(a_text_is_resolved_too),
