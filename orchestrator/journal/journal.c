@@ -407,6 +407,7 @@ static kt_code open_for(kt_journal *j, const char *folder, kt_journal_mode mode,
 	if (mode == KT_JOURNAL_WRITE) {
 		KT_TRY(kt_file_mkdirs(folder, 0700, err));
 		KT_TRY(kt_lock_take(folder, &j->lock, &j->remembered, err));
+		kt_pair_sweep(folder);
 	} else {
 		j->remembered = kt_lock_entries(folder);
 	}

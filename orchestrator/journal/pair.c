@@ -56,8 +56,7 @@ static kt_code copy_file(const char *from, const char *to, kt_err *err)
 	return rc;
 }
 
-/* Copies of processes that were killed before they could remove them. */
-static void sweep(const char *folder)
+void kt_pair_sweep(const char *folder)
 {
 	DIR *d = opendir(folder);
 	for (struct dirent *e = d ? readdir(d) : NULL; e; e = readdir(d)) {
@@ -76,7 +75,7 @@ static void sweep(const char *folder)
 kt_code kt_pair_copy(const char *folder, char copy[PATH_LEN], kt_err *err)
 {
 	char name[64];
-	sweep(folder);
+	kt_pair_sweep(folder);
 	(void)snprintf(name, sizeof name, "%s%ld", PREFIX, (long)getpid());
 	if (!path_of(folder, name, copy) || mkdir(copy, 0700) != 0)
 		return kt_fail_errno(err, errno, NULL, "%.200s: no copy of the journal can be made", folder);

@@ -17,5 +17,7 @@ bool kt_pair_is_hot(const char *folder);
  * nothing is left. */
 KT_MUST_CHECK kt_code kt_pair_copy(const char *folder, char copy[4096], kt_err *err);
 void kt_pair_remove(const char *copy);
+/* Remove the copies of processes that were killed before they could. */
+void kt_pair_sweep(const char *folder);
 
 #endif

@@ -396,6 +396,9 @@ static void test_copies_that_were_left(void **state)
 	assert_true(whole_or_told());
 	assert_int_equal(access(dead, F_OK), -1);
 	assert_int_equal(access(alive, F_OK), 0);
+	assert_int_equal(mkdir(dead, 0700), 0);
+	assert_true(whole_or_told()); /* also when nothing needs a copy any more */
+	assert_int_equal(access(dead, F_OK), -1);
 	assert_int_equal(rmdir(alive), 0);
 }
 
