@@ -212,7 +212,7 @@ class Campaign:
 
     def count_all(self, lanes):
         """Fills the queue; the number of points of each class."""
-        numbers = {}
+        numbers, position = {}, self.options.start
         for title in self.options.classes:
             answer = lanes[0].ask(title=title, point="count")
             if "error" in answer:
@@ -220,7 +220,8 @@ class Campaign:
                 continue
             points = [point for step in own_steps(title, answer["steps"]) for point in points_of(step)]
             numbers[title] = len(points)
-            chosen = points[self.options.start % self.options.every::self.options.every]
+            chosen = [point for i, point in enumerate(points) if (position + i) % self.options.every == 0]
+            position += len(points)
             print(f"   {title}: {len(answer['steps'])} steps, {len(points)} kill points, {len(chosen)} of them tried", flush=True)
             for point in chosen:
                 self.work.put((title, point))
