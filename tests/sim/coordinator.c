@@ -257,7 +257,7 @@ static size_t deepest(const kt_engine *e)
 
 static void told_end(sim_coord *c)
 {
-	if (c->machine->journal.epoch >= c->s->ruler) { /* else it has been replaced */
+	if (sim_nobody_newer(c)) {
 		c->s->last = kt_engine_state(c->engine).state;
 		c->s->out->deepest = deepest(c->engine);
 	}

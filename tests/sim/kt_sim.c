@@ -3,7 +3,7 @@
  * kt_sim [--runs N] [--seed S] [--nodes N] [--jobs N] [--quiet] [--trace]
  * Simulates runs from seed S on, in `jobs` processes; prints what happened in them, and the schedule of the first that
  * breaks a property, and exits 1. With --trace every schedule is printed. With --quiet nothing goes wrong. With
- * KT_VALGRIND in the environment a hundredth of the runs is made.
+ * KT_VALGRIND in the environment a twentieth of the runs is made.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -185,8 +185,8 @@ int main(int argc, char **argv)
 			      (int)SIM_NODES_MAX);
 		return 2;
 	}
-	if (getenv("KT_VALGRIND") && r.runs >= 100)
-		r.runs /= 100;
+	if (getenv("KT_VALGRIND") && r.runs >= 20)
+		r.runs /= 20;
 	if (r.jobs > r.runs)
 		r.jobs = r.runs ? r.runs : 1;
 	share *shares = mmap(NULL, r.jobs * sizeof *shares, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -83,8 +83,10 @@ static void pool_free(void *memory)
 
 void sim_memory_pool(void)
 {
+#ifndef __SANITIZE_ADDRESS__ /* which wants to see each piece */
 	cJSON_Hooks hooks = {.malloc_fn = pool_malloc, .free_fn = pool_free};
 	cJSON_InitHooks(&hooks);
+#endif
 }
 
 /* --- A run -------------------------------------------------------------------------------------------------------- */

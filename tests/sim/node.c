@@ -196,8 +196,8 @@ static void work_on(sim *s, sim_talk *t, const cJSON *payload)
 	s->in_talk = t;
 	kt_status status = kt_dispatch(&a, &r, result, &err);
 	sim_enter(NULL, 0);
-	if (r.epoch > s->ruler && strcmp(r.verb, "facts") != 0 && err.code != KT_E_BUSY && err.code != KT_E_AUDIT)
-		s->ruler = r.epoch;
+	if (kt_run_state_final(s->last) && strcmp(r.verb, "facts") != 0 && err.code != KT_E_BUSY)
+		s->last = KT_RUN_FORWARD; /* it is not over: somebody works on */
 	if (!died(s, t)) {
 		sim_trace(s, "        %s: %s %s %s #%" PRId64 "%s: %s %s", n->name, r.verb, r.step,
 			  kt_role_name(r.role), r.attempt, r.settle ? " (settle)" : "",

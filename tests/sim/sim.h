@@ -276,7 +276,6 @@ struct sim {
 	size_t on_way; /* requests, and runners that have not begun */
 	bool may_revert;
 	bool refused;         /* a coordinator was, as its journal is not the newest */
-	int64_t ruler;        /* the highest epoch under which a node has done anything */
 	bool operator_called; /* somebody is about to resume the run */
 	bool over;
 	kt_run_state last; /* of the latest `end` of the newest journal */
@@ -354,6 +353,7 @@ void sim_arrive(sim_flight *f, kt_status status, cJSON *result, const kt_err *er
 
 /* takeover.c */
 void sim_takeover_begin(sim_coord *c);
+bool sim_nobody_newer(const sim_coord *c);
 void sim_takeover_answer(sim_flight *f);
 
 /* faults.c */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/spool.h"
 #include "base/planted.h"
 #include "tests/sim/sim.h"
 
@@ -91,6 +92,43 @@ static bool held_elsewhere(const sim_coord *c)
 	return false;
 }
 
+/*
+ * What no node can tell: this journal is an older copy, and the nodes that know better are out of reach
+ * (docs/SAFETY.md, "What is not covered"). There a person must know.
+ */
+static bool older_copy(const sim_coord *c)
+{
+	for (size_t i = 0; i < SIM_MACHINES; i++) {
+		const sim_machine *m = &c->s->machine[i];
+		if (m != c->machine && m->has_journal && !sim_journal_may_copy(c->machine, m))
+			return true;
+	}
+	return false;
+}
+
+/* Does the journal know all that was begun on the nodes? Else somebody goes on elsewhere, and its word counts. */
+bool sim_nobody_newer(const sim_coord *c)
+{
+	bool out = true;
+	size_t journals = 0;
+	for (size_t i = 0; i < SIM_MACHINES; i++)
+		journals += c->s->machine[i].has_journal;
+	for (size_t i = 0; journals > 1 && i < c->s->n; i++) {
+		kt_err err = KT_ERR_INIT;
+		cJSON *known = cJSON_CreateArray();
+		cJSON *args = next_requests(c, c->s->node[i].name);
+		sim_enter(&c->s->node[i], 1);
+		sim_must(
+			kt_spool_known("/sim/state", "r", cJSON_GetObjectItemCaseSensitive(args, "asked"), known, &err),
+			&err);
+		out &= known->child == NULL;
+		cJSON_Delete(args);
+		cJSON_Delete(known);
+	}
+	sim_enter(NULL, 0);
+	return out;
+}
+
 static void checked(sim_coord *c)
 {
 	bool fresh = c->machine->journal.n == 0;
@@ -126,6 +164,8 @@ void sim_takeover_answer(sim_flight *f)
 		give_up(c, "this journal is not the newest");
 	else if (c->stage == SIM_STAGE_CHECK)
 		checked(c);
+	else if (c->unheard && older_copy(c))
+		give_up(c, "a person knows that the newest state folder is another one");
 	else if (c->unheard && held_elsewhere(c) && !PLANTED(FENCE_INCOMPLETE))
 		give_up(c, "a node cannot be asked, and another machine may hold the run");
 	else
