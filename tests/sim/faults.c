@@ -370,8 +370,9 @@ static void operator(sim *s, void *who, int64_t what)
 	if (s->faults_left)
 		s->faults_left--; /* patience has an end, also where nothing else goes wrong */
 	look_after_things(s);
-	sim_coord_start(s, revert ? newest(s) : choose_machine(s), s->faults && sim_chance(&s->rng, 100),
-			s->w.reverted);
+	bool rollback =
+		s->faults && sim_chance(&s->rng, 100); /* in this order: the compiler has no say in the schedule */
+	sim_coord_start(s, revert ? newest(s) : choose_machine(s), rollback, s->w.reverted);
 }
 
 void sim_call_operator(sim *s)
