@@ -13,7 +13,7 @@
 #include "base/codec.h"
 #include "base/planted.h"
 
-enum { PATH_TEXT = KT_RECORD_PATH, RESERVE = 32 * 1024, NOTE_MAX = 16 * 1024 };
+enum { PATH_TEXT = KT_RECORD_PATH, RESERVE = 32 * 1024, NOTE_MAX = 16 * 1024, KNOWN_ATTEMPTS = 8 };
 
 /* What a damaged record means, and what can still be done. */
 static const char lost_request[] = "nothing is done under this key any more; `keyturn resume` asks with a new one, and "
@@ -201,16 +201,25 @@ bool kt_spool_unused(const char *dir)
 	return exists(dir, "intent.json", &found, NULL) == KT_OK && !found && check_unused(dir, NULL) == KT_OK;
 }
 
+/* An attempt that could not be recorded (a full disk) leaves nothing behind, so some later ones are looked for, too. */
 static kt_code known_one(const char *folder, const cJSON *name, cJSON *known, kt_err *err)
 {
+	char one[KT_NAME_MAX + 24];
 	char dir[PATH_TEXT];
-	bool found;
+	bool found = false;
 	if (!cJSON_IsString(name))
 		return kt_fail(err, KT_E_INPUT, NULL, "the name of a request must be a string");
 	KT_TRY(kt_name_check("request", name->valuestring, err));
-	KT_TRY(in_folder(folder, name->valuestring, dir, err));
-	KT_TRY(exists(dir, "intent.json", &found, err));
-	if (!found || cJSON_AddItemToArray(known, cJSON_CreateString(name->valuestring)))
+	const char *dot = strrchr(name->valuestring, '.');
+	long first = dot ? strtol(dot + 1, NULL, 10) : 0;
+	if (first < 1 || first > 1000000)
+		return kt_fail(err, KT_E_INPUT, NULL, "\"%.70s\" is no request: it has no attempt", name->valuestring);
+	for (long n = first; !found && n < first + KNOWN_ATTEMPTS; n++) {
+		(void)snprintf(one, sizeof one, "%.*s.%ld", (int)(dot - name->valuestring), name->valuestring, n);
+		KT_TRY(in_folder(folder, one, dir, err));
+		KT_TRY(exists(dir, "intent.json", &found, err));
+	}
+	if (!found || cJSON_AddItemToArray(known, cJSON_CreateString(one)))
 		return KT_OK;
 	return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 }
