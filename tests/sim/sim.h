@@ -102,7 +102,8 @@ struct sim_node {
 
 typedef struct sim_world {
 	sim_key data;
-	int64_t version; /* counts writes of the application */
+	int64_t version;  /* counts writes of the application */
+	int64_t in_doubt; /* of them, by hand while a rekey was in doubt, since the backup: SAFETY.md, "not covered" */
 	bool backup, backup_checked;
 	int64_t backup_version, backup_id;
 	bool key_made, escrowed;

@@ -197,6 +197,7 @@ static kt_status act_backup(kt_agent_ctx *ctx, const cJSON *args, cJSON *result,
 	w->backup = true;
 	w->backup_checked = false;
 	w->backup_version = w->version;
+	w->in_doubt = 0;
 	w->backup_id++;
 	sha_of(w, sha);
 	return kt_action_end(kt_json_add_str(result, "sha256", sha, err));
@@ -223,7 +224,7 @@ static kt_status act_restore(kt_agent_ctx *ctx, const cJSON *args, cJSON *result
 	for (size_t i = 0; i < s->n; i++)
 		if (s->node[i].service)
 			sim_break(s, "S2: a restore while %s is live", s->node[i].name);
-	if (w->backup_version != w->version && !w->reverted)
+	if (w->backup_version + w->in_doubt != w->version && !w->reverted)
 		sim_break(s, "S3: the restore loses writes (version %d of %d)", (int)w->backup_version,
 			  (int)w->version);
 	s->out->restores++;
