@@ -88,7 +88,7 @@ static const kt_cli_verb verbs[] = {
 	 "verified (after that see `keyturn rollback`).\n"
 	 "A run that is over is told again to its nodes: one that did not hear it refuses the runs of other clusters.",
 	 "3 4 5 6 7 8 9 10 11 12 14", resume_options, kt_verb_resume},
-	{"rollback", "RUN", 1, "take a run back, a finished one too: backup, env files and key as they were",
+	{"rollback", "RUN", 1, "take a run back, a finished one too",
 	 "Stops every node, makes sure that nobody is connected, restores the backup of that run and its env files, "
 	 "and "
 	 "starts\n"
