@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/spool.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,7 +14,7 @@
 #include "base/codec.h"
 #include "base/planted.h"
 
-enum { PATH_TEXT = KT_RECORD_PATH, RESERVE = 32 * 1024, NOTE_MAX = 16 * 1024, KNOWN_ATTEMPTS = 8 };
+enum { PATH_TEXT = KT_RECORD_PATH, RESERVE = 32 * 1024, NOTE_MAX = 16 * 1024, ATTEMPT_MAX = 1000000000 };
 
 /* What a damaged record means, and what can still be done. */
 static const char lost_request[] = "nothing is done under this key any more; `keyturn resume` asks with a new one, and "
@@ -201,38 +202,81 @@ bool kt_spool_unused(const char *dir)
 	return exists(dir, "intent.json", &found, NULL) == KT_OK && !found && check_unused(dir, NULL) == KT_OK;
 }
 
-/* An attempt that could not be recorded (a full disk) leaves nothing behind, so some later ones are looked for, too. */
-static kt_code known_one(const char *folder, const cJSON *name, cJSON *known, kt_err *err)
+/* "<step>.<role>.<attempt>": the attempt, and how long the name is before it; 0 when it is no such name. */
+static long attempt_of(const char *name, size_t *base)
 {
-	char one[KT_NAME_MAX + 24];
-	char dir[PATH_TEXT];
-	bool found = false;
-	if (!cJSON_IsString(name))
-		return kt_fail(err, KT_E_INPUT, NULL, "the name of a request must be a string");
-	KT_TRY(kt_name_check("request", name->valuestring, err));
-	const char *dot = strrchr(name->valuestring, '.');
-	long first = dot ? strtol(dot + 1, NULL, 10) : 0;
-	if (first < 1 || first > 1000000)
-		return kt_fail(err, KT_E_INPUT, NULL, "\"%.70s\" is no request: it has no attempt", name->valuestring);
-	for (long n = first; !found && n < first + KNOWN_ATTEMPTS; n++) {
-		(void)snprintf(one, sizeof one, "%.*s.%ld", (int)(dot - name->valuestring), name->valuestring, n);
-		KT_TRY(in_folder(folder, one, dir, err));
-		KT_TRY(exists(dir, "intent.json", &found, err));
+	const char *dot = strrchr(name, '.');
+	char *end = NULL;
+	long n = dot && dot > name ? strtol(dot + 1, &end, 10) : 0;
+	*base = dot ? (size_t)(dot - name) : 0;
+	return end && *end == '\0' && n >= 1 && n <= ATTEMPT_MAX ? n : 0;
+}
+
+static kt_code check_asked(const cJSON *asked, kt_err *err)
+{
+	const cJSON *name;
+	size_t base;
+	cJSON_ArrayForEach(name, asked)
+	{
+		if (!cJSON_IsString(name))
+			return kt_fail(err, KT_E_INPUT, NULL, "the name of a request must be a string");
+		KT_TRY(kt_name_check("request", name->valuestring, err));
+		if (attempt_of(name->valuestring, &base) == 0)
+			return kt_fail(err, KT_E_INPUT, NULL, "\"%.70s\" is no request: it has no attempt",
+				       name->valuestring);
 	}
-	if (!found || cJSON_AddItemToArray(known, cJSON_CreateString(one)))
+	return KT_OK;
+}
+
+/* An attempt that could not be recorded (a full disk) leaves nothing behind, so later ones than the one that is asked
+ * for count, too. */
+static bool is_asked(const cJSON *asked, const char *entry)
+{
+	size_t base;
+	size_t other;
+	long attempt = attempt_of(entry, &base);
+	const cJSON *name;
+	if (attempt == 0)
+		return false;
+	cJSON_ArrayForEach(name, asked)
+	{
+		if (strncmp(name->valuestring, entry, base + 1) == 0 &&
+		    attempt >= attempt_of(name->valuestring, &other) && other == base)
+			return true;
+	}
+	return false;
+}
+
+static kt_code add_known(const char *folder, const char *entry, cJSON *known, kt_err *err)
+{
+	char dir[PATH_TEXT];
+	bool found;
+	KT_TRY(in_folder(folder, entry, dir, err));
+	KT_TRY(exists(dir, "intent.json", &found, err));
+	if (!found || cJSON_AddItemToArray(known, cJSON_CreateString(entry)))
 		return KT_OK;
 	return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 }
 
 kt_code kt_spool_known(const char *state, const char *run, const cJSON *asked, cJSON *known, kt_err *err)
 {
-	const cJSON *name;
 	char folder[PATH_TEXT];
 	KT_TRY(kt_name_check("run", run, err));
+	KT_TRY(check_asked(asked, err));
 	if ((size_t)snprintf(folder, sizeof folder, "%s/spool/%s", state, run) >= sizeof folder)
 		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", folder);
-	cJSON_ArrayForEach(name, asked) KT_TRY(known_one(folder, name, known, err));
-	return KT_OK;
+	DIR *d = opendir(folder);
+	if (!d)
+		return errno == ENOENT ? KT_OK : kt_fail_errno(err, errno, NULL, "%s", folder);
+	kt_code rc = KT_OK;
+	errno = 0;
+	for (struct dirent *e; rc == KT_OK && (e = readdir(d)); errno = 0)
+		if (is_asked(asked, e->d_name))
+			rc = add_known(folder, e->d_name, known, err);
+	if (rc == KT_OK && errno)
+		rc = kt_fail_errno(err, errno, NULL, "%s", folder);
+	(void)closedir(d);
+	return rc;
 }
 
 static kt_code begin_new(const char *dir, const kt_request *r, const char *hide, kt_err *err)

@@ -41,8 +41,8 @@ KT_MUST_CHECK kt_code kt_spool_begin(const char *dir, const kt_request *r, const
 bool kt_spool_unused(const char *dir);
 /*
  * Which of these requests of `run` has this node begun? `asked` is an array of their names ("<step>.<role>.<attempt>");
- * those whose intent is here, or that of one of the next seven attempts, are added to the array `known`. KT_E_INPUT: a
- * name that is none.
+ * every request of that step and role whose intent is here, of that attempt or a later one, is added to the array
+ * `known`. KT_E_INPUT: a name that is none.
  */
 KT_MUST_CHECK kt_code kt_spool_known(const char *state, const char *run, const cJSON *asked, cJSON *known, kt_err *err);
 /* The intent: *json is the caller's and *r borrows from it. */

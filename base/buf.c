@@ -27,7 +27,7 @@ kt_code kt_buf_reserve(kt_buf *b, size_t extra, kt_err *err)
 	size_t need = b->len + extra;
 	if (need <= b->cap && b->data)
 		return KT_OK;
-	size_t cap = b->cap ? b->cap : 256;
+	size_t cap = b->cap ? b->cap : 1024;
 	while (cap < need)
 		cap *= 2;
 	if (cap > max)
@@ -50,7 +50,8 @@ kt_code kt_buf_reserve(kt_buf *b, size_t extra, kt_err *err)
 
 kt_code kt_buf_append(kt_buf *b, const void *bytes, size_t n, kt_err *err)
 {
-	KT_TRY(kt_buf_reserve(b, n, err));
+	if (!b->data || n > b->cap - b->len) /* cap is within the bound (kt_buf_sane) */
+		KT_TRY(kt_buf_reserve(b, n, err));
 	if (n)
 		memcpy(b->data + b->len, bytes, n);
 	b->len += n;

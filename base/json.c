@@ -63,7 +63,7 @@ static kt_code check_small_object(const cJSON *v, int depth, const char *name, k
 {
 	for (const cJSON *c = v->child; c; c = c->next) {
 		for (const cJSON *before = v->child; before != c; before = before->next)
-			if (strcmp(before->string, c->string) == 0)
+			if (before->string[0] == c->string[0] && strcmp(before->string, c->string) == 0)
 				return twice(c->string, name, err);
 		KT_TRY(check_value(c, depth + 1, name, err));
 	}

@@ -39,11 +39,18 @@ kt_code kt_role_parse(const char *name, kt_role *out, kt_err *err)
 	return kt_fail(err, KT_E_INPUT, NULL, "\"%.32s\" is no role", name);
 }
 
+static bool is_name_char(unsigned char c)
+{
+	unsigned char letter = c | 0x20;
+	return (letter >= 'a' && letter <= 'z') || (c >= '-' && c <= '9' && c != '/') || c == '_';
+}
+
 kt_code kt_name_check(const char *what, const char *name, kt_err *err)
 {
-	static const char ok[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
-	size_t n = strnlen(name, KT_NAME_MAX + 1);
-	if (n == 0 || n > KT_NAME_MAX || strspn(name, ok) != n || name[0] == '.')
+	size_t n = 0;
+	while (n <= KT_NAME_MAX && is_name_char((unsigned char)name[n]))
+		n++;
+	if (n == 0 || n > KT_NAME_MAX || name[n] || name[0] == '.')
 		return kt_fail(err, KT_E_INPUT, "use letters, digits, '.', '_' and '-', at most 63",
 			       "\"%.70s\" is no valid name for a %s", name, what);
 	return KT_OK;

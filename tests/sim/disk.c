@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/sim/disk.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -105,6 +106,14 @@ static _Thread_local sim_disk *current;
 static _Thread_local open_file files[SIM_DISK_OPEN_MAX];
 static _Thread_local int files_used; /* numbers from here on were never used */
 static _Thread_local int files_free = -1;
+
+/* A folder that is being read; what is there is what is found when its turn comes. */
+typedef struct listing {
+	const sim_name *folder; /* NULL: free */
+	const sim_name *next;
+	struct dirent entry;
+} listing;
+static _Thread_local listing listings[4];
 
 /* --- Memory: taken in chunks, given back all at once ----------------------------------------------------------------
  */
@@ -873,6 +882,45 @@ static int sim_fstat(open_file *f, struct stat *st)
 	return 0;
 }
 
+static listing *listing_of(DIR *d)
+{
+	for (size_t i = 0; i < sizeof listings / sizeof listings[0]; i++)
+		if ((void *)d == &listings[i])
+			return &listings[i];
+	return NULL;
+}
+
+static DIR *sim_opendir(const char *path)
+{
+	sim_name *name;
+	int e = look_up(current, path, &name);
+	if (e || !name->now->folder) {
+		errno = e ? e : ENOTDIR;
+		return NULL;
+	}
+	for (size_t i = 0; i < sizeof listings / sizeof listings[0]; i++) {
+		if (listings[i].folder)
+			continue;
+		listings[i].folder = name;
+		listings[i].next = name->next; /* what is in it was named after it */
+		return (void *)&listings[i];
+	}
+	errno = EMFILE;
+	return NULL;
+}
+
+static struct dirent *sim_readdir(listing *l)
+{
+	const sim_name *n = l->next;
+	while (n && (n->up != l->folder || !n->now))
+		n = n->next;
+	l->next = n ? n->next : NULL;
+	if (!n)
+		return NULL;
+	(void)snprintf(l->entry.d_name, sizeof l->entry.d_name, "%s", n->path + l->folder->len + 1);
+	return &l->entry;
+}
+
 static int sim_access(const char *path)
 {
 	sim_name *name;
@@ -1235,6 +1283,26 @@ WRAP(int, fchown, int fd, uid_t uid, gid_t gid)
 WRAP(int, mkostemp, char *template, int flags)
 {
 	return ours(template) ? sim_mkostemp(template, flags) : __real_mkostemp(template, flags);
+}
+
+WRAP(DIR *, opendir, const char *path)
+{
+	return ours(path) ? sim_opendir(path) : __real_opendir(path);
+}
+
+WRAP(struct dirent *, readdir, DIR *d)
+{
+	listing *l = listing_of(d);
+	return l ? sim_readdir(l) : __real_readdir(d);
+}
+
+WRAP(int, closedir, DIR *d)
+{
+	listing *l = listing_of(d);
+	if (!l)
+		return __real_closedir(d);
+	l->folder = NULL;
+	return 0;
 }
 
 uid_t __wrap_geteuid(void)

@@ -10,7 +10,7 @@
 #include "tests/sim/sim.h"
 #include "wire/frame.h"
 
-enum { POLL_MS = 250, REBOOT_MS = 20000, KILL_WITHIN = 60, FULL_SLACK = 2 * SIM_DISK_BLOCK };
+enum { POLL_MS = 1000, REBOOT_MS = 20000, KILL_WITHIN = 60, FULL_SLACK = 2 * SIM_DISK_BLOCK };
 
 static const char env_path[] = "/sim/app/env";
 
