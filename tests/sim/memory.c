@@ -26,6 +26,7 @@ static sim_chunk *new_chunk(sim_chunk *next, size_t size)
 /* --- Small pieces for cJSON: of the same sizes again and again -------------------------------------------------------
  */
 
+#ifndef __SANITIZE_ADDRESS__ /* which wants to see each piece */
 enum { STEP = 16, CLASSES = 32 };
 
 typedef union piece {
@@ -83,11 +84,14 @@ static void pool_free(void *memory)
 
 void sim_memory_pool(void)
 {
-#ifndef __SANITIZE_ADDRESS__ /* which wants to see each piece */
 	cJSON_Hooks hooks = {.malloc_fn = pool_malloc, .free_fn = pool_free};
 	cJSON_InitHooks(&hooks);
-#endif
 }
+#else
+void sim_memory_pool(void)
+{
+}
+#endif
 
 /* --- A run -------------------------------------------------------------------------------------------------------- */
 
