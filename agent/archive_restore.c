@@ -154,9 +154,9 @@ static kt_code temp_beside(const char *path, char out[PATH_MAX], kt_err *err)
 
 static kt_code remove_one(restore *r, const char *path, kt_err *err)
 {
-	if (unlink(path) != 0)
-		return errno == ENOENT ? KT_OK : kt_fail_errno(err, errno, NULL, "%s cannot be removed", path);
-	return mark_dirty(r, path, err);
+	if (unlink(path) != 0 && errno != ENOENT)
+		return kt_fail_errno(err, errno, NULL, "%s cannot be removed", path);
+	return mark_dirty(r, path, err); /* a restore that was killed may have removed it */
 }
 
 /* Before it is replaced or removed: the version that is there, also of a database with what belongs to it. */

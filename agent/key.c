@@ -250,16 +250,12 @@ static kt_code remove_installed(kt_agent_ctx *ctx, const char *slot, const char 
 	kt_err ignored = KT_ERR_INIT;
 	struct stat st;
 	if (lstat(path, &st) != 0)
-		return errno == ENOENT ? KT_OK : kt_fail_errno(err, errno, NULL, "%s", path);
+		return errno == ENOENT ? kt_file_remove(path, NULL, err) : kt_fail_errno(err, errno, NULL, "%s", path);
 	KT_TRY(kt_slot_open(ctx->state, slot, &key, err));
 	bool same = kt_keyref_read_file(path, &there, &ignored) == KT_OK && kt_secret_equal(&there, &key);
 	kt_secret_free(&there);
 	kt_secret_free(&key);
-	if (!same)
-		return KT_OK;
-	if (unlink(path) != 0)
-		return kt_fail_errno(err, errno, NULL, "%s cannot be removed", path);
-	return kt_file_sync_folder(path, err);
+	return same ? kt_file_remove(path, NULL, err) : KT_OK;
 }
 
 static kt_code has_slot(const kt_agent_ctx *ctx, const char *slot, bool *there, kt_err *err)

@@ -11,14 +11,13 @@ static kt_code remove_file(const cJSON *args, kt_err *err)
 	const char *path;
 	struct stat st;
 	KT_TRY(kt_arg_path(args, "path", &path, err));
-	if (lstat(path, &st) != 0)
-		return errno == ENOENT ? KT_OK : kt_fail_errno(err, errno, NULL, "%s", path);
-	if (!S_ISREG(st.st_mode))
+	bool there = lstat(path, &st) == 0;
+	if (!there && errno != ENOENT)
+		return kt_fail_errno(err, errno, NULL, "%s", path);
+	if (there && !S_ISREG(st.st_mode))
 		return kt_fail(err, KT_E_REFUSED, "remove it by hand if it may go",
 			       "%s is not a regular file; nothing else is removed", path);
-	if (unlink(path) != 0)
-		return kt_fail_errno(err, errno, NULL, "%s cannot be removed", path);
-	return kt_file_sync_folder(path, err);
+	return kt_file_remove(path, NULL, err);
 }
 
 kt_status kt_action_file_remove(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)

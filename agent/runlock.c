@@ -131,10 +131,7 @@ static kt_code release_locked(const char *state, const char *cluster, const char
 	KT_TRY(kt_runlock_read(state, &h, err));
 	if (strcmp(h.cluster, cluster) != 0 || strcmp(h.run, run) != 0)
 		return KT_OK;
-	if (unlink(path) != 0)
-		return kt_fail_errno(err, errno, NULL, "%s cannot be removed", path);
-	*released = true;
-	return kt_file_sync_folder(path, err);
+	return kt_file_remove(path, released, err);
 }
 
 kt_code kt_runlock_release(const char *state, const char *cluster, const char *run, bool *released, kt_err *err)

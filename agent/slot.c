@@ -254,10 +254,8 @@ kt_code kt_slot_forget(const char *state, const char *slot, kt_err *err)
 {
 	kt_buf path = KT_BUF_INIT;
 	kt_code rc = kt_slot_path(state, slot, &path, err);
-	if (rc == KT_OK && unlink(kt_buf_cstr(&path)) == 0)
-		rc = kt_file_sync_folder(kt_buf_cstr(&path), err);
-	else if (rc == KT_OK && errno != ENOENT)
-		rc = kt_fail_errno(err, errno, NULL, "%s cannot be removed", kt_buf_cstr(&path));
+	if (rc == KT_OK)
+		rc = kt_file_remove(kt_buf_cstr(&path), NULL, err);
 	kt_buf_free(&path);
 	return rc;
 }

@@ -163,23 +163,14 @@ kt_code kt_unitguard_set(const kt_agent_ctx *ctx, const char *unit, kt_err *err)
 /* --- Clearing -------------------------------------------------------------------------------------------------------
  */
 
-static kt_code remove_file(const char *path, bool *was_there, kt_err *err)
-{
-	*was_there = unlink(path) == 0;
-	if (*was_there)
-		return kt_file_sync_folder(path, err);
-	return errno == ENOENT || errno == ENOTDIR ? KT_OK
-						   : kt_fail_errno(err, errno, NULL, "%s cannot be removed", path);
-}
-
 /* The flag first: without it the drop-in does nothing, whatever happens to us next. */
 static kt_code clear_at(const place *p, kt_err *err)
 {
 	bool there;
 	const char *dropin = kt_buf_cstr(&p->dropin);
-	KT_TRY(remove_file(kt_buf_cstr(&p->flag), &there, err));
+	KT_TRY(kt_file_remove(kt_buf_cstr(&p->flag), NULL, err));
 	KT_TRY(kt_file_sweep(dropin, err));
-	KT_TRY(remove_file(dropin, &there, err));
+	KT_TRY(kt_file_remove(dropin, &there, err));
 	char *folder = strdup(dropin);
 	if (folder) {
 		*strrchr(folder, '/') = '\0';

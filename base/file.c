@@ -79,18 +79,34 @@ static kt_code folder_of(const char *path, char **out, kt_err *err)
 	return *out ? KT_OK : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 }
 
-kt_code kt_file_sync_folder(const char *path, kt_err *err)
+static kt_code sync_folder(const char *path, bool may_be_missing, kt_err *err)
 {
 	char *folder;
 	KT_TRY(folder_of(path, &folder, err));
 	kt_code rc = KT_OK;
 	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0 || fsync(fd) != 0)
+	bool missing = fd < 0 && may_be_missing && (errno == ENOENT || errno == ENOTDIR);
+	if (!missing && (fd < 0 || fsync(fd) != 0))
 		rc = kt_fail_errno(err, errno, NULL, "the folder %s cannot be synced", folder);
 	if (fd >= 0)
 		(void)close(fd);
 	free(folder);
 	return rc;
+}
+
+kt_code kt_file_sync_folder(const char *path, kt_err *err)
+{
+	return sync_folder(path, false, err);
+}
+
+kt_code kt_file_remove(const char *path, bool *was_there, kt_err *err)
+{
+	bool there = unlink(path) == 0;
+	if (was_there)
+		*was_there = there;
+	if (!there && errno != ENOENT && errno != ENOTDIR)
+		return kt_fail_errno(err, errno, NULL, "%s cannot be removed", path);
+	return sync_folder(path, !there, err);
 }
 
 /* The attributes that the new file is to have: those asked for, else those of the old file, else ours. */

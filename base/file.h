@@ -35,6 +35,9 @@ KT_MUST_CHECK kt_code kt_file_create(const char *path, const void *bytes, size_t
  * key (S6). Only for a caller who knows that nobody else is writing `path` now.
  */
 KT_MUST_CHECK kt_code kt_file_sweep(const char *path, kt_err *err);
+/* Remove `path`, durably. That it is not there is fine, and is made durable, too: whoever removed it may have been
+ * killed before it was. `was_there` may be NULL. KT_E_IO. */
+KT_MUST_CHECK kt_code kt_file_remove(const char *path, bool *was_there, kt_err *err);
 /* fsync the folder that holds `path`. */
 KT_MUST_CHECK kt_code kt_file_sync_folder(const char *path, kt_err *err);
 /* mkdir -p; what is made gets `mode` and is durable. An existing folder is fine, anything else in the way is an error.

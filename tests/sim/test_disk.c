@@ -440,6 +440,26 @@ static void what_is_there_already_is_durable(void **state)
 	}
 }
 
+/* Who removed it was killed before that was on the disk: it may come back with the power, unless it is seen to. */
+static void what_is_gone_already_is_gone_for_good(void **state)
+{
+	(void)state;
+	for (uint64_t s = 0; s < SEEDS; s++) {
+		kt_err err = KT_ERR_INIT;
+		bool was_there = true;
+		fresh(s);
+		put("/sim/key", "key", true);
+		sync_folder("/sim");
+		assert_int_equal(unlink("/sim/key"), 0);
+		sim_disk_process_end(disk);
+		assert_int_equal(kt_file_remove("/sim/key", &was_there, &err), KT_OK);
+		assert_false(was_there);
+		assert_int_equal(kt_file_remove("/sim/nowhere/key", NULL, &err), KT_OK);
+		cut();
+		assert_true(is("/sim/key", NULL));
+	}
+}
+
 static void many_disks(void **state)
 {
 	(void)state;
@@ -478,6 +498,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(locks, make, drop),
 		cmocka_unit_test_setup_teardown(the_real_replacement, make, drop),
 		cmocka_unit_test_setup_teardown(what_is_there_already_is_durable, make, drop),
+		cmocka_unit_test_setup_teardown(what_is_gone_already_is_gone_for_good, make, drop),
 		cmocka_unit_test_setup_teardown(many_disks, make, drop),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

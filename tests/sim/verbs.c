@@ -275,24 +275,15 @@ static kt_status act_key_install(kt_agent_ctx *ctx, const cJSON *args, cJSON *re
 	return kt_action_end(rc == KT_OK ? copy(slot_path, key_path, &secret_file, false, err) : rc);
 }
 
-static kt_code remove_file(const char *path, kt_err *err)
-{
-	if (access(path, F_OK) != 0)
-		return KT_OK;
-	if (unlink(path) != 0)
-		return kt_fail(err, KT_E_IO, NULL, "%s is not removed", path);
-	return kt_file_sync_folder(path, err);
-}
-
 static kt_status act_forget(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	(void)result;
 	node_of(ctx)->dirty = true;
 	kt_code rc = may(ctx, "not removed", err);
 	if (rc == KT_OK && text_arg(args, "path")[0])
-		rc = remove_file(key_path, err);
+		rc = kt_file_remove(key_path, NULL, err);
 	if (rc == KT_OK)
-		rc = remove_file(slot_path, err);
+		rc = kt_file_remove(slot_path, NULL, err);
 	return kt_action_end(rc);
 }
 
