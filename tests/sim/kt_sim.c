@@ -139,16 +139,18 @@ static double seconds(void)
 	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-/* The time that the processors spent on it, whatever else they had to do. */
-static double cpu_seconds(int who)
+/* The time that the processors have spent on us, whatever else they had to do: on the one process, or on those that
+ * have ended. (The latter count from before main, too: who started us by exec has had children of its own.) */
+static double cpu_seconds(const request *r)
 {
 	struct rusage u;
+	int who = r->jobs == 1 ? RUSAGE_SELF : RUSAGE_CHILDREN;
 	(void)getrusage(who, &u);
 	return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
 	       (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
 }
 
-static void tell(const request *r, const share *s, double took)
+static void tell(const request *r, const share *s, double took, double cpu)
 {
 	const sim_totals *t = &s->t;
 	(void)printf(
@@ -163,7 +165,6 @@ static void tell(const request *r, const share *s, double took)
 	(void)printf("\nfaults:");
 	for (int f = 0; f < SIM_FAULTS; f++)
 		(void)printf("%s %s %zu", f ? "," : "", sim_fault_name((sim_fault)f), t->fault[f]);
-	double cpu = cpu_seconds(r->jobs == 1 ? RUSAGE_SELF : RUSAGE_CHILDREN);
 	(void)printf("\n%.1f s in %zu processes, %.1f s of processor time: %.0f runs a second and core\n", took,
 		     r->jobs, cpu, (double)t->runs / cpu);
 }
@@ -195,9 +196,10 @@ int main(int argc, char **argv)
 	if (!getenv("KT_VALGRIND"))
 		sim_memory_pool();
 	double begun = seconds();
+	double spent = cpu_seconds(&r);
 	work_all(&r, shares);
 	share all = sum(&r, shares);
-	tell(&r, &all, seconds() - begun);
+	tell(&r, &all, seconds() - begun, cpu_seconds(&r) - spent);
 	if (!all.ok)
 		(void)printf("seed %" PRIu64 ": %s\n", all.failed, all.why);
 	if (!all.ok && !r.trace && all.failed)
