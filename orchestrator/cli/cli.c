@@ -44,6 +44,26 @@ bool kt_cli_has(const kt_cli *cli, const char *name)
 	return kt_cli_get(cli, name) != NULL;
 }
 
+/* How much of a verb's name is its group: "hsm" of "hsm list"; 0 when it has one word. */
+static size_t group_len(const kt_cli_verb *verb)
+{
+	const char *space = strchr(verb->name, ' ');
+	return space ? (size_t)(space - verb->name) : 0;
+}
+
+static bool in_group(const kt_cli_verb *verb, const char *word)
+{
+	return group_len(verb) == strlen(word) && strncmp(verb->name, word, strlen(word)) == 0;
+}
+
+bool kt_cli_is_group(const char *word)
+{
+	for (const kt_cli_verb *v = kt_cli_verbs(); v->name; v++)
+		if (in_group(v, word))
+			return true;
+	return false;
+}
+
 static const kt_cli_verb *find_verb(const char *name)
 {
 	for (const kt_cli_verb *v = kt_cli_verbs(); v->name; v++)
@@ -63,31 +83,82 @@ static kt_code no_such_verb(const char *name, kt_err *err)
 	return kt_fail(err, KT_E_USAGE, remedy, "there is no verb \"%.60s\"", name);
 }
 
-/* The verb is the first word that is neither an option nor the value of one. */
-static kt_code choose_verb(int argc, char **argv, kt_cli *cli, int *at, kt_err *err)
+static kt_code half_a_verb(const char *group, kt_err *err)
 {
-	for (int i = 1; i < argc; i++) {
-		if (strcmp(argv[i], "--version") == 0) {
-			cli->verb = find_verb("version");
-			*at = i;
-			return KT_OK;
-		}
-		if (strcmp(argv[i], "-c") == 0 || strcmp(argv[i], "--cluster") == 0) {
+	char remedy[160];
+	size_t n = (size_t)snprintf(remedy, sizeof remedy, "one of:");
+	for (const kt_cli_verb *v = kt_cli_verbs(); v->name; v++)
+		if (in_group(v, group) && n < sizeof remedy)
+			n += (size_t)snprintf(remedy + n, sizeof remedy - n, " %s", v->name + strlen(group) + 1);
+	return kt_fail(err, KT_E_USAGE, remedy, "keyturn %s needs a second word", group);
+}
+
+kt_code kt_cli_find_verb(const char *word, const char *second, const kt_cli_verb **out, kt_err *err)
+{
+	char name[64];
+	bool group = kt_cli_is_group(word);
+	*out = NULL;
+	if (group && !second)
+		return half_a_verb(word, err);
+	(void)snprintf(name, sizeof name, "%.30s%s%.30s", word, group ? " " : "", group ? second : "");
+	*out = find_verb(name);
+	return *out ? KT_OK : no_such_verb(name, err);
+}
+
+/* The next word from argv[i] on that is neither an option nor the value of a common one; argc when there is none. */
+static int next_word(int argc, char **argv, int i)
+{
+	for (; i < argc; i++) {
+		if (strcmp(argv[i], "-c") == 0 || strcmp(argv[i], "--cluster") == 0)
 			i++;
-			continue;
-		}
-		if (argv[i][0] == '-')
-			continue;
-		cli->verb = find_verb(argv[i]);
-		*at = i;
-		return cli->verb ? KT_OK : no_such_verb(argv[i], err);
+		else if (argv[i][0] != '-')
+			return i;
 	}
-	cli->verb = find_verb("help");
-	*at = 0;
+	return argc;
+}
+
+static bool has_word(int argc, char **argv, const char *a, const char *b)
+{
 	for (int i = 1; i < argc; i++)
-		if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
-			return KT_OK;
-	return argc == 1 ? KT_OK : kt_fail(err, KT_E_USAGE, "see `keyturn help`", "no verb was given");
+		if (strcmp(argv[i], a) == 0 || strcmp(argv[i], b) == 0)
+			return true;
+	return false;
+}
+
+static void take_out(int *argc, char **argv, int at)
+{
+	for (int i = at; i + 1 < *argc; i++)
+		argv[i] = argv[i + 1];
+	(*argc)--;
+}
+
+/* The verb is the first word, or the first two where the first is a group. They are taken out of argv, so that options
+ * may stand before and after them. */
+static kt_code choose_verb(int *argc, char **argv, kt_cli *cli, kt_err *err)
+{
+	int first = next_word(*argc, argv, 1);
+	bool help = has_word(*argc, argv, "-h", "--help");
+	if (has_word(first, argv, "--version", "--version")) {
+		cli->verb = find_verb("version");
+		for (int i = 1; i < *argc; i++)
+			if (strcmp(argv[i], "--version") == 0)
+				take_out(argc, argv, i--);
+		return KT_OK;
+	}
+	if (first == *argc) {
+		cli->verb = find_verb("help");
+		return help || *argc == 1 ? KT_OK : kt_fail(err, KT_E_USAGE, "see `keyturn help`", "no verb was given");
+	}
+	int second = kt_cli_is_group(argv[first]) ? next_word(*argc, argv, first + 1) : *argc;
+	if (second == *argc && help && kt_cli_is_group(argv[first])) {
+		cli->verb = find_verb("help"); /* `keyturn hsm --help` is `keyturn help hsm` */
+		return KT_OK;
+	}
+	KT_TRY(kt_cli_find_verb(argv[first], second < *argc ? argv[second] : NULL, &cli->verb, err));
+	if (second < *argc)
+		take_out(argc, argv, second);
+	take_out(argc, argv, first);
+	return KT_OK;
 }
 
 static void make_getopt(const kt_cli *cli, struct option *longs, char *shorts)
@@ -150,15 +221,8 @@ static kt_code read_options(int argc, char **argv, kt_cli *cli, kt_err *err)
 
 kt_code kt_cli_parse(int argc, char **argv, kt_cli *cli, kt_err *err)
 {
-	int at;
 	*cli = (kt_cli){.out = stdout};
-	KT_TRY(choose_verb(argc, argv, cli, &at, err));
-	/* Take the verb's word out, so that options may stand before and after it. */
-	if (at > 0) {
-		for (int i = at; i + 1 < argc; i++)
-			argv[i] = argv[i + 1];
-		argc--;
-	}
+	KT_TRY(choose_verb(&argc, argv, cli, err));
 	KT_TRY(read_options(argc, argv, cli, err));
 	cli->json = kt_cli_has(cli, "json");
 	cli->terminal = !cli->json && isatty(STDOUT_FILENO);
@@ -254,6 +318,26 @@ static void help_exits(const kt_cli_verb *verb, FILE *out)
 			(void)fprintf(out, "  %2d  %s\n", (int)exits[i].code, exits[i].text);
 }
 
+/* The verbs with their summaries; of one group when `group` is not NULL. */
+static void list_verbs(const char *group, FILE *out)
+{
+	int width = 0;
+	for (const kt_cli_verb *v = kt_cli_verbs(); v->name; v++)
+		if ((!group || in_group(v, group)) && (int)strlen(v->name) > width)
+			width = (int)strlen(v->name);
+	(void)fprintf(out, "Verbs:\n");
+	for (const kt_cli_verb *v = kt_cli_verbs(); v->name; v++)
+		if (!group || in_group(v, group))
+			(void)fprintf(out, "  %-*s  %s\n", width, v->name, v->summary);
+}
+
+void kt_cli_help_group(const char *group, FILE *out)
+{
+	(void)fprintf(out, "Usage: keyturn %s VERB [options]\n\n", group);
+	list_verbs(group, out);
+	(void)fprintf(out, "\n`keyturn %s VERB --help` has more.\n", group);
+}
+
 void kt_cli_help(const kt_cli_verb *verb, FILE *out)
 {
 	if (verb) {
@@ -262,10 +346,9 @@ void kt_cli_help(const kt_cli_verb *verb, FILE *out)
 	} else {
 		(void)fprintf(out,
 			      "keyturn %s: turns the encryption key of a whole cluster safely.\n\n"
-			      "Usage: keyturn [-c FILE] VERB [options]\n\nVerbs:\n",
+			      "Usage: keyturn [-c FILE] VERB [options]\n\n",
 			      KT_VERSION);
-		for (const kt_cli_verb *v = kt_cli_verbs(); v->name; v++)
-			(void)fprintf(out, "  %-8s %s\n", v->name, v->summary);
+		list_verbs(NULL, out);
 		(void)fprintf(out,
 			      "\n`keyturn VERB --help` has more. Start with `keyturn init`, then `enroll`, `doctor`, "
 			      "`plan`, `run`.\n");
@@ -291,12 +374,21 @@ static void roff(const char *text, FILE *out)
 	}
 }
 
+/* A verb's name in the name of its page: "hsm-list"; `dash` is how a hyphen is written there. */
+static void page_name(const kt_cli_verb *verb, const char *dash, FILE *out)
+{
+	(void)fputs(verb ? dash : "", out);
+	for (const char *p = verb ? verb->name : ""; *p; p++)
+		(void)fprintf(out, *p == ' ' ? "%s" : "%.1s", *p == ' ' ? dash : p);
+}
+
 static void man_head(const kt_cli_verb *verb, FILE *out)
 {
-	(void)fprintf(out,
-		      ".\\\" SPDX-License-Identifier: Apache-2.0\n.TH KEYTURN%s%s 1 \"\" \"keyturn %s\"\n.SH NAME\n",
-		      verb ? "-" : "", verb ? verb->name : "", KT_VERSION);
-	(void)fprintf(out, "keyturn%s%s \\- %s\n.SH SYNOPSIS\n.B keyturn\n", verb ? "\\-" : "", verb ? verb->name : "",
+	(void)fprintf(out, ".\\\" SPDX-License-Identifier: Apache-2.0\n.TH KEYTURN");
+	page_name(verb, "-", out);
+	(void)fprintf(out, " 1 \"\" \"keyturn %s\"\n.SH NAME\nkeyturn", KT_VERSION);
+	page_name(verb, "\\-", out);
+	(void)fprintf(out, " \\- %s\n.SH SYNOPSIS\n.B keyturn\n",
 		      verb ? verb->summary : "turn the encryption key of a whole cluster safely");
 	if (verb)
 		(void)fprintf(out, "%s [options] %s\n.SH DESCRIPTION\n", verb->name, verb->args);

@@ -18,7 +18,7 @@ typedef struct kt_cli_option {
 } kt_cli_option;
 
 typedef struct kt_cli_verb {
-	const char *name;
+	const char *name;    /* one word, or a group and a word: "hsm list" */
 	const char *args;    /* "[RUN]"; "" when it takes none */
 	int args_max;        /* positional arguments */
 	const char *summary; /* one line, no full stop */
@@ -48,12 +48,17 @@ bool kt_cli_has(const kt_cli *cli, const char *name);
 
 /* All verbs; ends with a NULL name. */
 const kt_cli_verb *kt_cli_verbs(void);
+/* Is this the first word of verbs that have two? */
+bool kt_cli_is_group(const char *word);
+/* The verb of these words; `second` counts only behind a group, and may be NULL. KT_E_USAGE with what there is. */
+KT_MUST_CHECK kt_code kt_cli_find_verb(const char *word, const char *second, const kt_cli_verb **out, kt_err *err);
 /* Read argv. KT_E_USAGE with the nearest known word in the remedy. `--help`, `--version` and `help` become a verb too.
  */
 KT_MUST_CHECK kt_code kt_cli_parse(int argc, char **argv, kt_cli *out, kt_err *err);
 
-/* Help for people, and roff (man(7)) for keyturn(1) (`verb` NULL) or keyturn-VERB(1). */
+/* Help for people, and roff (man(7)) for keyturn(1) (`verb` NULL) or keyturn-VERB(1), keyturn-GROUP-VERB(1). */
 void kt_cli_help(const kt_cli_verb *verb, FILE *out);
+void kt_cli_help_group(const char *group, FILE *out);
 void kt_cli_man(const kt_cli_verb *verb, FILE *out);
 
 /* One JSON object as a line on cli->out. Takes ownership of `o`. */
@@ -72,6 +77,7 @@ kt_code kt_verb_resume(kt_cli *cli, kt_err *err);
 kt_code kt_verb_rollback(kt_cli *cli, kt_err *err);
 kt_code kt_verb_status(kt_cli *cli, kt_err *err);
 kt_code kt_verb_runs(kt_cli *cli, kt_err *err);
+kt_code kt_verb_hsm_list(kt_cli *cli, kt_err *err);
 kt_code kt_verb_help(kt_cli *cli, kt_err *err);
 kt_code kt_verb_version(kt_cli *cli, kt_err *err);
 

@@ -31,7 +31,7 @@ int main(int argc, char **argv)
 	kt_code rc = kt_secret_setup(&err);
 	if (rc == KT_OK)
 		rc = kt_cli_parse(argc, argv, &cli, &err);
-	if (rc == KT_OK && kt_cli_has(&cli, "help")) {
+	if (rc == KT_OK && kt_cli_has(&cli, "help") && !(cli.verb->run == kt_verb_help && cli.args)) {
 		kt_cli_help(cli.verb, cli.out);
 	} else if (rc == KT_OK) {
 		kt_log_level level = kt_cli_has(&cli, "trace")     ? KT_LOG_TRACE

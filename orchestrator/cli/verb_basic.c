@@ -13,13 +13,12 @@
 kt_code kt_verb_help(kt_cli *cli, kt_err *err)
 {
 	const kt_cli_verb *verb = NULL;
-	if (cli->args) {
-		for (verb = kt_cli_verbs(); verb->name && strcmp(verb->name, cli->arg[0]) != 0;)
-			verb++;
-		if (!verb->name)
-			return kt_fail(err, KT_E_USAGE, "see `keyturn help`", "there is no verb \"%.60s\"",
-				       cli->arg[0]);
+	if (cli->args == 1 && kt_cli_is_group(cli->arg[0])) {
+		kt_cli_help_group(cli->arg[0], cli->out);
+		return KT_OK;
 	}
+	if (cli->args)
+		KT_TRY(kt_cli_find_verb(cli->arg[0], cli->args > 1 ? cli->arg[1] : NULL, &verb, err));
 	if (kt_cli_has(cli, "man"))
 		kt_cli_man(verb, cli->out);
 	else

@@ -107,7 +107,11 @@ static const kt_cli_verb verbs[] = {
 	 "4 9 10", none, kt_verb_status},
 	{"runs", "", 0, "all runs of this cluster", "Lists every run in the journal with its outcome.", "9 10", none,
 	 kt_verb_runs},
-	{"help", "[VERB]", 1, "this help, or that of a verb", "Shows help.", "", help_options, kt_verb_help},
+	{"hsm list", "[URI]", 1, "the tokens that can be seen here",
+	 "Lists every token of the modules that p11-kit is configured for, or of the module that a pkcs11: URI names\n"
+	 "(module-path= or module-name=). Nobody logs in.",
+	 "3 7", none, kt_verb_hsm_list},
+	{"help", "[VERB]", 2, "this help, or that of a verb", "Shows help.", "", help_options, kt_verb_help},
 	{"version", "", 0, "the version", "Shows the version.", "", none, kt_verb_version},
 	{NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL},
 };

@@ -213,7 +213,7 @@ def test_a_node_that_speaks_no_frames(unchanged):
 
 # --- the command line ----------------------------------------------------------------------------------------------------
 
-VERBS = ("init", "enroll", "doctor", "plan", "run", "resume", "rollback", "status", "runs", "help", "version")
+VERBS = ("init", "enroll", "doctor", "plan", "run", "resume", "rollback", "status", "runs", "hsm list", "help", "version")
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -222,6 +222,10 @@ VERBS = ("init", "enroll", "doctor", "plan", "run", "resume", "rollback", "statu
     (["plan", "extra"], ["extra"]),
     (["plan", "--output"], ["--output", "value"]),
     (["--nonsense"], ["no verb"]),
+    (["hsm"], ["second word", "list"]),
+    (["hsm", "lisst"], ["hsm lisst", "keyturn hsm list"]),
+    (["hsm", "--json"], ["second word"]),
+    (["help", "hsm", "lisst"], ["hsm lisst"]),
 ])
 def test_wrong_command_lines(lab, arguments, words):
     says(lab.keyturn.run(*arguments, check=USAGE), USAGE, *words)
@@ -229,10 +233,20 @@ def test_wrong_command_lines(lab, arguments, words):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_and_a_man_page(lab, verb):
-    text = lab.keyturn.run(verb, "--help").out
+    text = lab.keyturn.run(*verb.split(), "--help").out
     assert text.startswith(f"Usage: keyturn {verb}") and "Exit status:" in text
-    page = lab.keyturn.run("help", "--man", verb).out
+    page = lab.keyturn.run("help", "--man", *verb.split()).out
     assert ".SH NAME" in page and ".SH EXIT STATUS" in page
+
+
+@pytest.mark.parametrize("arguments", [["hsm", "--help"], ["--help", "hsm"], ["help", "hsm"]])
+def test_a_group_of_verbs_has_help(lab, arguments):
+    text = lab.keyturn.run(*arguments).out
+    assert text.startswith("Usage: keyturn hsm VERB") and "hsm list" in text and "hsm" in text and "enroll" not in text
+
+
+def test_options_stand_anywhere_around_a_verb_of_two_words(lab):
+    assert lab.keyturn.run("--json", "hsm", "--verbose", "list", "--help").out.startswith("Usage: keyturn hsm list")
 
 
 def test_run_without_a_terminal_asks_nobody(unchanged):

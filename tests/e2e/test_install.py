@@ -28,12 +28,12 @@ def files_below(folder):
 
 def verbs(prefix):
     text = subprocess.run([f"{prefix}/bin/keyturn", "help"], capture_output=True, text=True, check=True).stdout
-    return re.findall(r"^  ([a-z]+) ", text.partition("Verbs:\n")[2].partition("\n\n")[0], re.M)
+    return re.findall(r"^  ([a-z]+(?: [a-z]+)?)  ", text.partition("Verbs:\n")[2].partition("\n\n")[0], re.M)
 
 
 def test_nothing_is_missing_and_nothing_is_left_over(prefix):
     there = files_below(prefix)
-    pages = {f"share/man/man1/keyturn-{verb}.1" for verb in verbs(prefix) if verb not in ("help", "version")}
+    pages = {f"share/man/man1/keyturn-{verb.replace(' ', '-')}.1" for verb in verbs(prefix) if verb not in ("help", "version")}
     assert len(pages) >= 8
     playbooks = {os.path.join("share/keyturn", name) for name in files_below(ROOT) if name.startswith("playbooks/")
                  and name.endswith(".json")}
