@@ -12,10 +12,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "agent/record.h"
 #include "agent/spool.h"
 #include "base/clock.h"
 #include "base/planted.h"
+#include "base/record.h"
 
 enum { PATH_TEXT = KT_RECORD_PATH, WAIT_MS = 50, SAY_MS = 5000 };
 

@@ -9,8 +9,8 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include "agent/record.h"
 #include "base/clock.h"
+#include "base/record.h"
 
 static const char lost_holder[] =
 	"see that no run of any cluster is under way on this node, then remove the file: the next run takes the node";

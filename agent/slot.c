@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "agent/keyref.h"
-#include "agent/record.h"
+#include "base/record.h"
 #include "wire/message.h"
 
 enum { PEM_MAX = 8000, BLOB_MAX = 16 * 1024 };

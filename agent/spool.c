@@ -10,9 +10,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "agent/record.h"
 #include "base/codec.h"
 #include "base/planted.h"
+#include "base/record.h"
 
 enum { PATH_TEXT = KT_RECORD_PATH, RESERVE = 32 * 1024, NOTE_MAX = 16 * 1024, ATTEMPT_MAX = 1000000000 };
 

@@ -2,7 +2,7 @@
 /*
  * The spool: what this node was asked to change, and what came of it, on disk before it is said. One folder a request:
  * spool/<run>/<step>.<role>.<attempt>/ with intent.json, outcome.json, and for detached work pid, child and output.
- * A record that is damaged is KT_E_AUDIT with its path (agent/record.h), never "not there".
+ * A record that is damaged is KT_E_AUDIT with its path (base/record.h), never "not there".
  */
 #ifndef KT_AGENT_SPOOL_H
 #define KT_AGENT_SPOOL_H

@@ -12,10 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "agent/record.h"
 #include "agent/tree.h"
 #include "base/codec.h"
 #include "base/file.h"
+#include "base/record.h"
 #include "tests/unit/support.h"
 
 static char scratch_folder[PATH_MAX];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/record.h"
+#include "base/record.h"
 
 #include <errno.h>
 #include <string.h>

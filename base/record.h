@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Records in the agent's state folder: text, and a last line with its SHA-256, so that a flipped bit or a lost end is
- * certain to be seen (docs/FORMATS.md, section 3). What is damaged is never taken for "nothing there".
+ * Records in a state folder (agent, ledger): text, and a last line with its SHA-256, so that a flipped bit or a lost
+ * end is certain to be seen (docs/FORMATS.md, section 3). What is damaged is never taken for "nothing there".
  */
-#ifndef KT_AGENT_RECORD_H
-#define KT_AGENT_RECORD_H
+#ifndef KT_BASE_RECORD_H
+#define KT_BASE_RECORD_H
 
 #include "base/file.h"
 #include "base/json.h"
