@@ -15,9 +15,13 @@ static const char *last_message(void)
 	return text ? text : "no reason given";
 }
 
-static kt_code start(kt_p11_module *m, kt_err *err)
+/* `reserved`: the parameter string that goes with a module that was loaded by path (NSS cannot do without); NULL for
+ * none. Modules that p11-kit is configured for have theirs from there. */
+static kt_code start(kt_p11_module *m, char *reserved, kt_err *err)
 {
-	kt_code rc = kt_p11_check(m->name, "C_Initialize", p11_kit_module_initialize(m->f), err);
+	CK_C_INITIALIZE_ARGS args = {.flags = CKF_OS_LOCKING_OK, .pReserved = reserved};
+	CK_RV rv = reserved ? m->f->C_Initialize(&args) : p11_kit_module_initialize(m->f);
+	kt_code rc = kt_p11_check(m->name, "C_Initialize", rv, err);
 	m->ready = rc == KT_OK;
 	return rc;
 }
@@ -28,8 +32,10 @@ static kt_code allocate(kt_p11_modules *m, size_t n, kt_err *err)
 	return m->list ? KT_OK : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 }
 
-static kt_code load_by_path(const char *path, kt_p11_modules *m, kt_err *err)
+static kt_code load_by_path(const kt_uri *uri, kt_p11_modules *m, kt_err *err)
 {
+	const char *path = uri->module_path;
+	char reserved[sizeof uri->init_reserved]; /* PKCS#11 takes it as writable */
 	static const char remedy[] = "install the PKCS#11 module of the token, or correct module-path in the URI";
 	if (access(path, R_OK) != 0)
 		return kt_fail(err, KT_E_HSM, remedy, "the PKCS#11 module %s cannot be loaded: %s", path,
@@ -41,7 +47,8 @@ static kt_code load_by_path(const char *path, kt_p11_modules *m, kt_err *err)
 			       last_message());
 	m->n = 1;
 	(void)snprintf(m->list[0].name, sizeof m->list[0].name, "%s", path);
-	return start(&m->list[0], err);
+	(void)snprintf(reserved, sizeof reserved, "%s", uri->init_reserved);
+	return start(&m->list[0], reserved[0] ? reserved : NULL, err);
 }
 
 /* A module that p11-kit is configured for, unless the URI names another. */
@@ -55,7 +62,7 @@ static void add_configured(CK_FUNCTION_LIST *f, const char *wanted, kt_p11_modul
 		slot->f = f;
 		(void)snprintf(slot->name, sizeof slot->name, "%s", file ? file : name ? name : "a module");
 		m->n++;
-		if (start(slot, &why) != KT_OK) {
+		if (start(slot, NULL, &why) != KT_OK) {
 			kt_log(KT_LOG_WARN, "%s", why.msg);
 			if (m->failed.code == KT_OK)
 				m->failed = why;
@@ -89,8 +96,7 @@ kt_code kt_p11_modules_open(const kt_uri *uri, kt_p11_modules *out, kt_err *err)
 {
 	*out = (kt_p11_modules){.failed = KT_ERR_INIT};
 	p11_kit_be_quiet();
-	kt_code rc = uri->module_path[0] ? load_by_path(uri->module_path, out, err)
-					 : load_configured(uri->module_name, out, err);
+	kt_code rc = uri->module_path[0] ? load_by_path(uri, out, err) : load_configured(uri->module_name, out, err);
 	if (rc != KT_OK)
 		kt_p11_modules_close(out);
 	return rc;

@@ -6,7 +6,8 @@
 
 typedef enum place { IN_PATH, IN_QUERY } place;
 
-/* What RFC 7512 §2.3 and §2.4 define. `size` 0: known, but refused with the remedy given. */
+/* What RFC 7512 §2.3 and §2.4 define, and one vendor attribute (§2.3: pk11-v-qattr) that has the name and the meaning
+ * of the line in p11-kit's .module files. `size` 0: known, but refused with the remedy given. */
 typedef struct attribute {
 	const char *name;
 	place where;
@@ -33,6 +34,7 @@ static const attribute attributes[] = {
 	{"id", IN_PATH, FIELD(id)},
 	{"module-path", IN_QUERY, FIELD(module_path)},
 	{"module-name", IN_QUERY, FIELD(module_name)},
+	{"x-init-reserved", IN_QUERY, FIELD(init_reserved)},
 	{"pin-source", IN_QUERY, FIELD(pin_source)},
 	{"pin-value", IN_QUERY, REFUSED(no_pin_value)},
 	{"pin-value", IN_PATH, REFUSED(no_pin_value)},
@@ -154,7 +156,7 @@ static kt_code parse_attribute(cursor *c, const char *stop, kt_uri *out, kt_err 
 		return kt_fail(
 			err, KT_E_INPUT,
 			"known are token, manufacturer, serial, model, object, type, id before the '?', joined by "
-			"';', and module-path, module-name, pin-source after it, joined by '&'",
+			"';', and module-path, module-name, x-init-reserved, pin-source after it, joined by '&'",
 			"pkcs11: URI: attribute %u is not one that is known %s", c->count, where);
 	const attribute *a = &attributes[i];
 	if (a->refused)
@@ -202,6 +204,9 @@ static kt_code parse(const char *text, kt_uri *out, kt_err *err)
 	KT_TRY(parse_part(&c, '&', out, err));
 	if (out->module_path[0] && out->module_name[0])
 		return kt_fail(err, KT_E_INPUT, "give one of them", "pkcs11: URI: both module-path and module-name");
+	if (out->init_reserved[0] && !out->module_path[0])
+		return kt_fail(err, KT_E_INPUT, "name the module that it is for by module-path=",
+			       "pkcs11: URI: x-init-reserved without module-path");
 	return KT_OK;
 }
 

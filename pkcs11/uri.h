@@ -32,9 +32,10 @@ typedef struct kt_uri {
 	char type[16]; /* "secret-key", "private", "public", ... */
 	uint8_t id[KT_URI_ID];
 	size_t id_len;
-	char module_path[KT_URI_PATH]; /* the module to load, by absolute path */
-	char module_name[64];          /* or the name of one that p11-kit is configured for */
-	char pin_source[KT_URI_PATH];  /* where the PIN is; see pkcs11/pin.h */
+	char module_path[KT_URI_PATH];   /* the module to load, by absolute path */
+	char module_name[64];            /* or the name of one that p11-kit is configured for */
+	char init_reserved[KT_URI_PATH]; /* x-init-reserved: given to the module at C_Initialize as pReserved (NSS) */
+	char pin_source[KT_URI_PATH];    /* where the PIN is; see pkcs11/pin.h */
 } kt_uri;
 
 /* KT_E_INPUT: not a pkcs11: URI, or one that we do not take. `pin-value` is refused; the remedy names `pin-source`. */

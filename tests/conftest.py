@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the end-to-end and the fault suite. `make_lab` makes laboratories; `lab` and `systemd_lab` are the usual ones, enrolled."""
+import contextlib
 import os
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "harness"))
 
-from ktlab import cleanup, systemd_nodes  # noqa: E402  (the path is set above)
+from ktlab import cleanup, systemd_nodes, tokens  # noqa: E402  (the path is set above)
 from ktlab.lab import Lab  # noqa: E402
 
 
@@ -36,6 +37,7 @@ def laboratories(bin_folder):
     def make(kind="loopback", enroll=True, **options):
         if kind == "systemd" and systemd_nodes.missing():
             pytest.skip(systemd_nodes.missing())
+        need_token(options.get("token", "softhsm"))
         lab = Lab(bin_folder, kind, **options)
         labs.append(lab)
         if enroll:
@@ -65,6 +67,47 @@ def make_lab(bin_folder):
 def module_lab(bin_folder):
     """The same for a whole module: each of its tests must leave the laboratory up and on a key that all nodes have."""
     yield from laboratories(bin_folder)
+
+
+def need_token(kind):
+    """Skips, and says what is missing; under CI, which installs as root what the tests need, it is a failure."""
+    why = tokens.missing(kind)
+    if why and os.environ.get("CI") == "true" and os.getuid() == 0:
+        pytest.fail(f"token {kind}: {why}")
+    if why:
+        pytest.skip(f"token {kind}: {why}")
+
+
+@pytest.fixture
+def make_token(tmp_path_factory):
+    """make_token("softhsm" | "nss" | "opencryptoki" | "tpm") → a running token (ktlab/token.py); ended after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(kind):
+            need_token(kind)
+            return stack.enter_context(tokens.make(kind, str(tmp_path_factory.mktemp(kind) / "token")))
+
+        yield make
+
+
+@pytest.fixture
+def softhsm(make_token):
+    return make_token("softhsm")
+
+
+@pytest.fixture
+def nss(make_token):
+    return make_token("nss")
+
+
+@pytest.fixture
+def opencryptoki(make_token):
+    return make_token("opencryptoki")
+
+
+@pytest.fixture
+def tpm(make_token):
+    return make_token("tpm")
 
 
 @pytest.fixture

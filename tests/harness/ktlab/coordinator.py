@@ -82,18 +82,20 @@ class Result:
 
 
 class Keyturn:
-    """Runs the program for one cluster. `history` has every Result; `canaries` are looked for in each of them."""
+    """Runs the program for one cluster. `history` has every Result; `canaries` are looked for in each of them. `prefix` is
+    what a token needs before the program's name (token.py)."""
 
-    def __init__(self, binary, cluster_file, env=None, canaries=None):
+    def __init__(self, binary, cluster_file, env=None, canaries=None, prefix=()):
         self.binary = os.path.realpath(binary)
         self.cluster_file = cluster_file
         self.env = {**{name: value for name, value in os.environ.items() if not name.startswith("KEYTURN_")},
                     "NO_COLOR": "1", **(env or {})}
         self.canaries = canaries or Canaries()
+        self.prefix = list(prefix)
         self.history = []
 
     def command(self, *arguments):
-        return [self.binary, "--cluster", self.cluster_file, *arguments]
+        return [*self.prefix, self.binary, "--cluster", self.cluster_file, *arguments]
 
     def start(self, *arguments, env=None, **options):
         """A running process (Popen), for the tests that kill it. Give it to `finish` afterwards."""

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import time
 
-from . import RUN, LabError, faultpoints, hsm, loopback, systemd_nodes
+from . import RUN, LabError, faultpoints, loopback, systemd_nodes, tokens
 from .coordinator import Canaries, Keyturn
 from .journal import Journal
 
@@ -17,19 +17,19 @@ KEY_FILES = "cmk*"
 
 
 class Lab:
-    """`kind` is "loopback" or "systemd". The application runs with `items` items; nothing is enrolled yet.
+    """`kind` is "loopback" or "systemd", `token` the coordinator's, one of tokens.KINDS. The application runs with `items` items; nothing is enrolled yet.
     With `faults`, `fault_places` has a faultpoints.Place for "coordinator" and one for each node by name."""
 
     def __init__(self, bin_folder, kind="loopback", n=3, items=100, label="keyturn-lab", settings=None,
-                 faults=False):
+                 faults=False, token="softhsm"):
         os.makedirs(RUN, exist_ok=True)
         self.folder = tempfile.mkdtemp(prefix="lab-", dir=RUN)
         self.bin = os.path.abspath(bin_folder)
         self.items = items
         self.canaries = Canaries()
-        self.cluster = None
+        self.cluster = self.token = None
         try:
-            self.token = hsm.SoftHsm(os.path.join(self.folder, "hsm"), label)
+            self.token = tokens.KINDS[token](os.path.join(self.folder, "hsm"), label)
             self.canaries.add("the token's PIN", self.token.pin)
             cluster_class = {"loopback": loopback.LoopbackCluster, "systemd": systemd_nodes.SystemdCluster}[kind]
             self.cluster = cluster_class(n, folder=os.path.join(self.folder, "cluster"), bin_folder=bin_folder,
@@ -37,7 +37,7 @@ class Lab:
             self.canaries.add_key_text("the first cluster key", self.cluster.key_text)
             self.cluster.write_cluster_json(self.token)
             self.keyturn = Keyturn(os.path.join(bin_folder, "keyturn"), self.cluster.cluster_file, self.token.env,
-                                   self.canaries)
+                                   self.canaries, self.token.prefix)
             if faults:
                 self._make_fault_places()
             self.cluster.start_app(items)
@@ -58,6 +58,8 @@ class Lab:
         try:
             if self.cluster:
                 self.cluster.close()
+            if self.token:
+                self.token.close()
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 

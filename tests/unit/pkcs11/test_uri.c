@@ -30,6 +30,8 @@ static void takes_every_attribute(void **state)
 	assert_kt_ok(kt_uri_parse("pkcs11:?module-name=softhsm2", &u, &err));
 	assert_string_equal(u.module_name, "softhsm2");
 	assert_string_equal(u.token, "");
+	assert_kt_ok(kt_uri_parse("pkcs11:token=x?module-path=/a&x-init-reserved=configdir%3D'sql:/b%20c'", &u, &err));
+	assert_string_equal(u.init_reserved, "configdir='sql:/b c'");
 }
 
 static void prints_all_but_the_pin_source(void **state)
@@ -72,6 +74,9 @@ static void refuses_what_it_does_not_know(void **state)
 		"pkcs11:module-path=/x",
 		"pkcs11:token=x?module-path=relative.so",
 		"pkcs11:token=x?module-path=/a&module-name=b",
+		"pkcs11:token=x?x-init-reserved=a",
+		"pkcs11:token=x?module-name=b&x-init-reserved=a",
+		"pkcs11:token=x;x-init-reserved=a?module-path=/a",
 		"pkcs11:token=a b",
 		"pkcs11:token=a%",
 		"pkcs11:token=a%2",
