@@ -6,13 +6,9 @@
 #include <p11-kit/pkcs11.h>
 
 #include "pkcs11/key.h"
+#include "pkcs11/mechanism.h"
 #include "pkcs11/token.h"
 #include "wire/blob.h"
-
-/* PKCS#11 v3.0 §2.14.3; p11-kit 0.24's header ends at v2.40. */
-#ifndef CKM_AES_KEY_WRAP_KWP
-#define CKM_AES_KEY_WRAP_KWP (0x210BUL)
-#endif
 
 /* --- errors.c ----------------------------------------------------------------------------------------------------- */
 
@@ -54,12 +50,6 @@ void kt_p11_modules_close(kt_p11_modules *m);
 
 /* --- token.c ------------------------------------------------------------------------------------------------------ */
 
-/* What a mechanism was found to do; `name` NULL: nothing on this token gives the format. */
-typedef struct kt_p11_mechanism {
-	CK_MECHANISM_TYPE type;
-	const char *name;
-} kt_p11_mechanism;
-
 struct kt_token {
 	kt_p11_modules modules;
 	CK_FUNCTION_LIST *f; /* of the chosen module */
@@ -68,7 +58,8 @@ struct kt_token {
 	kt_token_info info;
 	char name[160]; /* for messages */
 	bool probed_aes, probed_oaep;
-	kt_p11_mechanism by_format[4]; /* indexed by kt_blob_format */
+	kt_p11_maker maker;
+	kt_p11_mechanism by_format[4]; /* indexed by kt_blob_format; what was found to give it, name NULL: nothing */
 };
 
 /* --- key.c -------------------------------------------------------------------------------------------------------- */

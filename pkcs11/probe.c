@@ -10,20 +10,6 @@
 
 enum { PROBE_RSA_BITS = 2048 };
 
-/*
- * `named`: the standard's name promises `format`, which is believed only where a token gives no throw-away key away to
- * check it with. CKM_AES_KEY_WRAP_PAD promises nothing: RFC 5649 in SoftHSM, RFC 3394 of PKCS#7-padded bytes in NSS.
- */
-static const struct candidate {
-	kt_p11_mechanism mechanism;
-	bool named;
-	kt_blob_format format;
-} candidates[] = {
-	{{CKM_AES_KEY_WRAP_KWP, "CKM_AES_KEY_WRAP_KWP"}, true, KT_BLOB_RFC5649},
-	{{CKM_AES_KEY_WRAP_PAD, "CKM_AES_KEY_WRAP_PAD"}, false, KT_BLOB_RFC5649},
-	{{CKM_AES_KEY_WRAP, "CKM_AES_KEY_WRAP"}, true, KT_BLOB_RFC3394},
-};
-
 static const kt_p11_policy readable_wrapping = {"throw-away key", CK_FALSE, CK_FALSE, CK_TRUE, CK_TRUE, CK_TRUE};
 static const kt_p11_policy opaque_wrapping = {"throw-away key", CK_FALSE, CK_TRUE, CK_TRUE, CK_TRUE, CK_TRUE};
 
@@ -54,12 +40,12 @@ static kt_code make_keys(kt_token *t, probe *p, kt_err *err)
 }
 
 /* Which format p->blob, fresh from the token, is in; false when none. */
-static bool format_of(const probe *p, const struct candidate *c, kt_blob_format *out)
+static bool format_of(const probe *p, const kt_p11_mechanism *m, kt_blob_format *out)
 {
 	static const kt_blob_format both[] = {KT_BLOB_RFC5649, KT_BLOB_RFC3394};
-	*out = c->format;
+	*out = m->format;
 	if (!p->value.len)
-		return c->named;
+		return m->named;
 	for (int i = 0; i < 2; i++) {
 		kt_blob b = p->blob;
 		kt_secret opened = KT_SECRET_INIT;
@@ -72,20 +58,20 @@ static bool format_of(const probe *p, const struct candidate *c, kt_blob_format 
 	return false;
 }
 
-static void try_aes(kt_token *t, probe *p, const struct candidate *c)
+static void try_aes(kt_token *t, probe *p, const kt_p11_mechanism *m)
 {
 	CK_OBJECT_HANDLE back = 0;
-	if (kt_p11_wrap(t, KT_BLOB_RFC5649, &c->mechanism, p->wrapping, p->target, &p->blob, NULL) != KT_OK)
+	if (kt_p11_wrap(t, KT_BLOB_RFC5649, m, p->wrapping, p->target, &p->blob, NULL) != KT_OK)
 		return;
 	kt_blob_format format;
-	if (!format_of(p, c, &format) || t->by_format[format].name)
+	if (!format_of(p, m, &format) || t->by_format[format].name)
 		return;
 	p->blob.format = format;
-	if (kt_p11_unwrap(t, &c->mechanism, &p->blob, p->wrapping, &kt_p11_cluster_session, &back, NULL) != KT_OK)
+	if (kt_p11_unwrap(t, m, &p->blob, p->wrapping, &kt_p11_cluster_session, &back, NULL) != KT_OK)
 		return;
 	kt_p11_discard(t, back);
-	t->by_format[format] = c->mechanism;
-	kt_log(KT_LOG_DEBUG, "%s: %s does %s", t->name, c->mechanism.name, kt_blob_format_name(format));
+	t->by_format[format] = *m;
+	kt_log(KT_LOG_DEBUG, "%s: %s does %s", t->name, m->name, kt_blob_format_name(format));
 }
 
 kt_code kt_p11_probe_aes(kt_token *t, kt_err *err)
@@ -94,8 +80,9 @@ kt_code kt_p11_probe_aes(kt_token *t, kt_err *err)
 	if (t->probed_aes)
 		return KT_OK;
 	kt_code rc = make_keys(t, &p, err);
-	for (size_t i = 0; rc == KT_OK && i < sizeof candidates / sizeof candidates[0]; i++)
-		try_aes(t, &p, &candidates[i]);
+	for (const kt_p11_mechanism *m = kt_p11_mechanisms(); rc == KT_OK && m->name; m++)
+		if (m->parameter == KT_P11_NO_PARAMETER && kt_p11_applies(m, t->maker))
+			try_aes(t, &p, m);
 	t->probed_aes = rc == KT_OK;
 	kt_p11_discard(t, p.wrapping);
 	kt_p11_discard(t, p.target);
@@ -103,14 +90,15 @@ kt_code kt_p11_probe_aes(kt_token *t, kt_err *err)
 	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "trying out the token's key wrapping");
 }
 
-static void try_oaep(kt_token *t, probe *p, EVP_PKEY *pair, kt_blob_format format)
+static void try_oaep(kt_token *t, probe *p, EVP_PKEY *pair, const kt_p11_mechanism *m)
 {
-	static const kt_p11_mechanism oaep = {CKM_RSA_PKCS_OAEP, "CKM_RSA_PKCS_OAEP"};
 	kt_secret opened = KT_SECRET_INIT;
-	if (kt_p11_wrap(t, format, &oaep, p->wrapping, p->target, &p->blob, NULL) == KT_OK &&
+	if (t->by_format[m->format].name)
+		return;
+	if (kt_p11_wrap(t, m->format, m, p->wrapping, p->target, &p->blob, NULL) == KT_OK &&
 	    kt_blob_unwrap_rsa(&p->blob, pair, &opened, NULL) == KT_OK) {
-		t->by_format[format] = oaep;
-		kt_log(KT_LOG_DEBUG, "%s: it does %s", t->name, kt_blob_format_name(format));
+		t->by_format[m->format] = *m;
+		kt_log(KT_LOG_DEBUG, "%s: it does %s", t->name, kt_blob_format_name(m->format));
 	}
 	kt_secret_free(&opened);
 }
@@ -128,8 +116,9 @@ static kt_code oaep_with(kt_token *t, EVP_PKEY *pair, probe *p, kt_err *err)
 	memcpy(p->blob.spki_sha256, node.spki_sha256, sizeof p->blob.spki_sha256);
 	KT_TRY(generate(t, &kt_p11_cluster_session, &p->target, err));
 	KT_TRY(kt_p11_kcv(t, p->target, p->blob.kcv, err));
-	try_oaep(t, p, pair, KT_BLOB_RSA_OAEP_SHA256);
-	try_oaep(t, p, pair, KT_BLOB_RSA_OAEP_SHA1);
+	for (const kt_p11_mechanism *m = kt_p11_mechanisms(); m->name; m++)
+		if (m->parameter == KT_P11_OAEP && kt_p11_applies(m, t->maker))
+			try_oaep(t, p, pair, m);
 	return KT_OK;
 }
 

@@ -33,14 +33,33 @@ static void copy_field(char *out, const CK_UTF8CHAR *field, size_t n)
 	out[len] = '\0';
 }
 
-static void copy_info(kt_token_info *out, const CK_TOKEN_INFO *in, const char *module)
+static void copy_version(char out[12], CK_VERSION v)
 {
-	*out = (kt_token_info){.initialized = (in->flags & CKF_TOKEN_INITIALIZED) != 0};
+	(void)snprintf(out, 12, "%u.%u", v.major, v.minor);
+}
+
+static void copy_info(kt_token_info *out, const CK_TOKEN_INFO *in, const kt_p11_module *m)
+{
+	*out = (kt_token_info){.flags = in->flags, .initialized = (in->flags & CKF_TOKEN_INITIALIZED) != 0};
 	copy_field(out->label, in->label, sizeof in->label);
 	copy_field(out->manufacturer, in->manufacturerID, sizeof in->manufacturerID);
 	copy_field(out->serial, in->serialNumber, sizeof in->serialNumber);
 	copy_field(out->model, in->model, sizeof in->model);
-	(void)snprintf(out->module, sizeof out->module, "%s", module);
+	copy_version(out->hardware, in->hardwareVersion);
+	copy_version(out->firmware, in->firmwareVersion);
+	(void)snprintf(out->module, sizeof out->module, "%s", m->name);
+}
+
+/* What the module says of itself; a module that does not say it has empty texts. */
+static void copy_library(kt_token_info *out, const kt_p11_module *m)
+{
+	CK_INFO info;
+	if (P11_RV(m->f, C_GetInfo, &info) != CKR_OK)
+		return;
+	copy_field(out->library, info.libraryDescription, sizeof info.libraryDescription);
+	copy_field(out->library_manufacturer, info.manufacturerID, sizeof info.manufacturerID);
+	copy_version(out->library_version, info.libraryVersion);
+	copy_version(out->cryptoki, info.cryptokiVersion);
 }
 
 /* The slots of a module that have a token; the list may grow between the two calls. *out is the caller's. */
@@ -73,7 +92,8 @@ static kt_code add_seen(seen_list *l, const kt_p11_module *m, CK_SLOT_ID slot, c
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	l->list = grown;
 	l->list[l->n] = (seen){.f = m->f, .slot = slot, .flags = info->flags};
-	copy_info(&l->list[l->n++].info, info, m->name);
+	copy_info(&l->list[l->n].info, info, m);
+	copy_library(&l->list[l->n++].info, m);
 	return KT_OK;
 }
 
@@ -132,6 +152,61 @@ kt_code kt_token_list(const char *uri, kt_token_info **out, size_t *n, kt_err *e
 out:
 	kt_p11_modules_close(&modules);
 	return rc;
+}
+
+/* --- Telling of them ---------------------------------------------------------------------------------------------- */
+
+void kt_token_flags(const kt_token_info *info, char *out, size_t size)
+{
+	static const struct {
+		CK_FLAGS flag;
+		const char *word;
+	} words[] = {
+		{CKF_LOGIN_REQUIRED, "login required"},
+		{CKF_PROTECTED_AUTHENTICATION_PATH, "PIN typed at the reader"},
+		{CKF_WRITE_PROTECTED, "write-protected"},
+		{CKF_RNG, "random numbers"},
+		{CKF_CLOCK_ON_TOKEN, "clock"},
+		{0x01000000UL, "in an error state"}, /* CKF_ERROR_STATE, v2.30 §6.5; p11-kit's header lacks it */
+	};
+	size_t n = 0;
+	out[0] = '\0';
+	for (size_t i = 0; i < sizeof words / sizeof words[0] && n < size; i++)
+		if (info->flags & words[i].flag)
+			n += (size_t)snprintf(out + n, size - n, "%s%s", n ? ", " : "", words[i].word);
+}
+
+const char *kt_token_pin_state(const kt_token_info *info)
+{
+	if (!(info->flags & CKF_USER_PIN_INITIALIZED))
+		return "unset";
+	if (info->flags & CKF_USER_PIN_LOCKED)
+		return "locked";
+	if (info->flags & CKF_USER_PIN_FINAL_TRY)
+		return "last";
+	return info->flags & CKF_USER_PIN_COUNT_LOW ? "low" : "ok";
+}
+
+static kt_code module_json(const kt_token_info *i, cJSON *o, kt_err *err)
+{
+	KT_TRY(kt_json_add_str(o, "path", i->module, err));
+	KT_TRY(kt_json_add_str(o, "library", i->library, err));
+	KT_TRY(kt_json_add_str(o, "manufacturer", i->library_manufacturer, err));
+	KT_TRY(kt_json_add_str(o, "version", i->library_version, err));
+	return kt_json_add_str(o, "cryptoki", i->cryptoki, err);
+}
+
+kt_code kt_token_info_json(const kt_token_info *i, cJSON *o, kt_err *err)
+{
+	KT_TRY(kt_json_add_str(o, "label", i->label, err));
+	KT_TRY(kt_json_add_str(o, "serial", i->serial, err));
+	KT_TRY(kt_json_add_str(o, "manufacturer", i->manufacturer, err));
+	KT_TRY(kt_json_add_str(o, "model", i->model, err));
+	KT_TRY(kt_json_add_str(o, "hardware", i->hardware, err));
+	KT_TRY(kt_json_add_str(o, "firmware", i->firmware, err));
+	cJSON *module = cJSON_CreateObject();
+	KT_TRY(kt_json_add(o, "module", module, err));
+	return module_json(i, module, err);
 }
 
 /* --- Choosing one ------------------------------------------------------------------------------------------------- */
@@ -295,6 +370,8 @@ static kt_code open_session(kt_token *t, const kt_uri *uri, kt_err *err)
 	t->f = chosen.f;
 	t->slot = chosen.slot;
 	t->info = chosen.info;
+	t->maker = kt_p11_maker_of(
+		(const char *const[]){t->info.library, t->info.library_manufacturer, t->info.manufacturer, NULL});
 	(void)snprintf(t->name, sizeof t->name, "token \"%s\" (serial %s)", t->info.label, t->info.serial);
 	KT_TRY(P11(t, err, C_OpenSession, t->slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &t->session));
 	return login(t, uri->pin_source, chosen.flags, err);
@@ -342,7 +419,7 @@ kt_code kt_token_check(kt_token *t, kt_err *err)
 		return kt_fail(err, KT_E_HSM,
 			       "bring the token back (SoftHSM: its folder under directories.tokendir), then repeat",
 			       "%s: the token is gone (C_GetTokenInfo gave %s)", t->name, kt_p11_rv_name(rv));
-	copy_info(&now, &raw, t->info.module);
+	copy_info(&now, &raw, &(kt_p11_module){.f = t->f});
 	if (!now.initialized || strcmp(now.label, t->info.label) != 0 || strcmp(now.serial, t->info.serial) != 0)
 		return kt_fail(err, KT_E_HSM, "bring the right token back, then repeat",
 			       "%s: another token is in its place: \"%s\" (serial %s)", t->name, now.label, now.serial);

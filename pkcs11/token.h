@@ -11,20 +11,34 @@
 #ifndef KT_PKCS11_TOKEN_H
 #define KT_PKCS11_TOKEN_H
 
-#include "base/result.h"
+#include "base/json.h"
 #include "pkcs11/uri.h"
 
 typedef struct kt_token kt_token;
 
-/* What names a token. Texts are without their padding; label and serial together identify it within a module. */
+/* What names a token, and what it runs on. Texts are without their padding; label and serial together identify it
+ * within a module. */
 typedef struct kt_token_info {
 	char label[KT_URI_TOKEN];
 	char manufacturer[KT_URI_MANUFACTURER];
 	char serial[KT_URI_SERIAL];
 	char model[KT_URI_MODEL];
 	char module[KT_URI_PATH]; /* file or name of the module */
-	bool initialized;         /* CKF_TOKEN_INITIALIZED; kt_token_open takes no other */
+	char hardware[12];        /* versions as "2.61" */
+	char firmware[12];
+	char library[33]; /* CK_INFO of the module: description, manufacturer, version, version of the standard */
+	char library_manufacturer[33];
+	char library_version[12];
+	char cryptoki[12];
+	unsigned long flags; /* CK_TOKEN_INFO.flags, for kt_token_flags and kt_token_pin_state */
+	bool initialized;    /* CKF_TOKEN_INITIALIZED; kt_token_open takes no other */
 } kt_token_info;
+
+/* The flags that matter, in words: "login required, write-protected"; "" when none is set. Cut to `size`. */
+void kt_token_flags(const kt_token_info *info, char *out, size_t size);
+/* What the token says of the user PIN: "ok", "low" (a wrong one was used), "last" (one try is left), "locked", "unset".
+ * Static. */
+const char *kt_token_pin_state(const kt_token_info *info);
 
 /*
  * Load the module, choose the token that a pkcs11: URI names (KT_E_HSM when none or more than one fits; the message
@@ -42,6 +56,10 @@ const kt_token_info *kt_token_get_info(const kt_token *t);
 /* Ask again whether the very same token is still there (C_GetTokenInfo): a vanished SoftHSM folder shows only here.
  * KT_E_HSM when it is not. */
 KT_MUST_CHECK kt_code kt_token_check(kt_token *t, kt_err *err);
+
+/* Describe it in new members of `o`: label, serial, manufacturer, model, hardware, firmware, and `module` with path,
+ * library, manufacturer, version, cryptoki. */
+KT_MUST_CHECK kt_code kt_token_info_json(const kt_token_info *info, cJSON *o, kt_err *err);
 
 /* All tokens that can be seen, uninitialised ones included; of the URI's module when `uri` is not NULL, else of all
  * that p11-kit is configured for. No login. *out is the caller's: free(). */

@@ -161,6 +161,7 @@ kt_code kt_token_wrap_under(kt_token *t, const kt_token_key *key, const kt_token
 kt_code kt_p11_may_unwrap(kt_token *t, const kt_blob *blob, const kt_token_key *wrapping, kt_err *err)
 {
 	kt_blob_format format;
+	KT_TRY(kt_p11_mechanism_refuse(blob->mechanism, err));
 	if (is_rsa(blob->format))
 		return kt_fail(err, KT_E_INPUT, NULL, "a key wrapped for a node opens on that node only");
 	if (strcmp(blob->wrapping.kcv, wrapping->kcv) != 0)

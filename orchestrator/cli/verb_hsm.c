@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* hsm list: what tokens there are. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "orchestrator/cli/cli.h"
 #include "pkcs11/token.h"
 
 static kt_code as_json(const kt_token_info *t, cJSON *o, kt_err *err)
 {
-	KT_TRY(kt_json_add_str(o, "label", t->label, err));
-	KT_TRY(kt_json_add_str(o, "serial", t->serial, err));
-	KT_TRY(kt_json_add_str(o, "manufacturer", t->manufacturer, err));
-	KT_TRY(kt_json_add_str(o, "model", t->model, err));
-	KT_TRY(kt_json_add_str(o, "module", t->module, err));
-	return kt_json_add_bool(o, "initialized", t->initialized, err);
+	char flags[160];
+	kt_token_flags(t, flags, sizeof flags);
+	KT_TRY(kt_token_info_json(t, o, err));
+	KT_TRY(kt_json_add_bool(o, "initialized", t->initialized, err));
+	KT_TRY(kt_json_add_str(o, "flags", flags, err));
+	return kt_json_add_str(o, "pin", kt_token_pin_state(t), err);
 }
 
 static kt_code show_json(const kt_cli *cli, const kt_token_info *t, kt_err *err)
@@ -25,10 +26,35 @@ static kt_code show_json(const kt_cli *cli, const kt_token_info *t, kt_err *err)
 	return rc;
 }
 
+/* The PIN's state as people need it: said only where it is not as it should be. */
+static const char *pin_words(const kt_token_info *t)
+{
+	static const struct {
+		const char *state, *words;
+	} said[] = {
+		{"low", "; a wrong PIN was used since the last login"},
+		{"last", "; ONE TRY of the PIN is left before the token locks"},
+		{"locked", "; the PIN is LOCKED"},
+		{"unset", "; no user PIN is set"},
+	};
+	for (size_t i = 0; i < sizeof said / sizeof said[0]; i++)
+		if (strcmp(kt_token_pin_state(t), said[i].state) == 0)
+			return said[i].words;
+	return "";
+}
+
 static void show(const kt_cli *cli, const kt_token_info *t)
 {
-	(void)fprintf(cli->out, "%-32s  serial %-16s  %s %s\n    %s%s\n", t->label[0] ? t->label : "(no label)",
-		      t->serial, t->manufacturer, t->model, t->module, t->initialized ? "" : ", not initialised");
+	char flags[160];
+	kt_token_flags(t, flags, sizeof flags);
+	(void)fprintf(cli->out, "%s%s%s  serial %s\n", t->label[0] ? "\"" : "", t->label[0] ? t->label : "(no label)",
+		      t->label[0] ? "\"" : "", t->serial[0] ? t->serial : "(none)");
+	(void)fprintf(cli->out, "  token    %s, %s, hardware %s, firmware %s\n", t->manufacturer, t->model, t->hardware,
+		      t->firmware);
+	(void)fprintf(cli->out, "  module   %s: %s %s (PKCS#11 %s)\n", t->module, t->library, t->library_version,
+		      t->cryptoki);
+	(void)fprintf(cli->out, "  state    %s%s%s%s\n", t->initialized ? "initialised" : "not initialised",
+		      flags[0] ? ", " : "", flags, t->initialized ? pin_words(t) : "");
 }
 
 kt_code kt_verb_hsm_list(kt_cli *cli, kt_err *err)
