@@ -193,13 +193,12 @@ static kt_code check_policy(const kt_token *t, kt_token_transport *key, kt_err *
 	key->decrypt = is[0];
 	key->unwrap = is[1];
 	if (!key->decrypt && !key->unwrap)
-		return kt_fail(err, KT_E_REFUSED, remedy, "%s: the transport key has neither CKA_DECRYPT nor CKA_UNWRAP",
-			       t->name);
+		return kt_fail(err, KT_E_REFUSED, remedy,
+			       "%s: the transport key has neither CKA_DECRYPT nor CKA_UNWRAP", t->name);
 	for (size_t i = OPENS; i < FLAGS; i++)
 		if ((is[i] != CK_FALSE) != (musts[i].is != CK_FALSE))
-			return kt_fail(err, KT_E_REFUSED, remedy,
-				       "%s: the transport key has %s %u where it must be %u", t->name, musts[i].name,
-				       is[i], musts[i].is);
+			return kt_fail(err, KT_E_REFUSED, remedy, "%s: the transport key has %s %u where it must be %u",
+				       t->name, musts[i].name, is[i], musts[i].is);
 	return KT_OK;
 }
 
@@ -238,8 +237,8 @@ kt_code kt_token_transport_list(kt_token *t, const kt_token_key_name *name, kt_t
 
 /* --- Making and destroying ---------------------------------------------------------------------------------------- */
 
-/* Templates from the most to the least that tokens take. `plain`: what most tokens take for granted is not spoken of. The
- * usages of the public half are left to the token: nobody uses it there, and tpm2-pkcs11 refuses some. */
+/* Templates from the most to the least that tokens take. `plain`: what most tokens take for granted is not spoken of.
+ * The usages of the public half are left to the token: nobody uses it there, and tpm2-pkcs11 refuses some. */
 static const struct usage {
 	bool decrypt, unwrap, plain;
 } usages[] = {{true, true, false}, {true, false, false}, {false, true, false}, {true, false, true}};
@@ -347,7 +346,8 @@ static bool is_gone(CK_RV rv)
 {
 	return rv == CKR_DEVICE_REMOVED || rv == CKR_DEVICE_ERROR || rv == CKR_TOKEN_NOT_PRESENT ||
 	       rv == CKR_SESSION_HANDLE_INVALID || rv == CKR_SESSION_CLOSED || rv == CKR_USER_NOT_LOGGED_IN ||
-	       rv == CKR_HOST_MEMORY || rv == CKR_CRYPTOKI_NOT_INITIALIZED || rv == CKR_SLOT_ID_INVALID;
+	       rv == CKR_HOST_MEMORY || rv == CKR_CRYPTOKI_NOT_INITIALIZED || rv == CKR_SLOT_ID_INVALID ||
+	       rv == CKR_OPERATION_ACTIVE; /* tpm2-pkcs11, once the TPM has failed */
 }
 
 /* One message for every way in which opening fails: the difference would help who sends forged blobs. */
@@ -392,8 +392,8 @@ static kt_code open_by_unwrap(kt_token *t, const kt_token_transport *key, oaep *
 	kt_p11_template tpl;
 	CK_OBJECT_HANDLE h = 0;
 	kt_p11_template_key(&tpl, &kt_p11_readable);
-	CK_RV rv = P11_RV(t->f, C_UnwrapKey, t->session, &o->mechanism, key->handle, o->wrapped, o->n, tpl.a, tpl.n,
-			  &h);
+	CK_RV rv =
+		P11_RV(t->f, C_UnwrapKey, t->session, &o->mechanism, key->handle, o->wrapped, o->n, tpl.a, tpl.n, &h);
 	if (rv == CKR_TEMPLATE_INCOMPLETE || rv == CKR_TEMPLATE_INCONSISTENT) {
 		kt_p11_template_add(&tpl, CKA_VALUE_LEN, &tpl.value_len, sizeof tpl.value_len);
 		rv = P11_RV(t->f, C_UnwrapKey, t->session, &o->mechanism, key->handle, o->wrapped, o->n, tpl.a, tpl.n,
