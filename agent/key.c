@@ -86,7 +86,7 @@ static kt_code check_purpose(const kt_agent_ctx *ctx, const delivery *d, kt_err 
 			       kt_blob_purpose_name(b->purpose));
 	if (d->keep && b->purpose != KT_BLOB_TRANSPORT)
 		return kt_fail(err, KT_E_REFUSED, NULL, "a rehearsal key is never kept");
-	if ((b->node[0] && strcmp(b->node, ctx->node) != 0) || (b->run[0] && strcmp(b->run, ctx->run) != 0))
+	if (strcmp(b->node, ctx->node) != 0 || strcmp(b->run, ctx->run) != 0)
 		return kt_fail(err, KT_E_REFUSED, "wrap one for this node and run",
 			       "the wrapped key is for node \"%s\" in run \"%s\"", b->node, b->run);
 	return KT_OK;

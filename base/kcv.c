@@ -7,7 +7,7 @@
 #include <openssl/params.h>
 #include <string.h>
 
-enum { KEY_LEN = 32, BLOCK = 16 };
+enum { KEY_LEN = 32, BLOCK = KT_CMAC_LEN };
 
 static bool cmac(EVP_MAC_CTX *ctx, const kt_secret *key, const uint8_t *bytes, size_t n, uint8_t out[BLOCK])
 {
@@ -19,7 +19,7 @@ static bool cmac(EVP_MAC_CTX *ctx, const kt_secret *key, const uint8_t *bytes, s
 	       EVP_MAC_final(ctx, out, &len, BLOCK) == 1 && len == BLOCK;
 }
 
-static kt_code cmac_of(const kt_secret *key, const uint8_t *bytes, size_t n, uint8_t out[BLOCK], kt_err *err)
+kt_code kt_cmac_of(const kt_secret *key, const uint8_t *bytes, size_t n, uint8_t out[BLOCK], kt_err *err)
 {
 	if (key->len != KEY_LEN)
 		return kt_fail(err, KT_E_KEY, NULL, "an AES-256 key has %d bytes, this one has %zu", KEY_LEN, key->len);
@@ -45,7 +45,7 @@ kt_code kt_kcv_of(const kt_secret *key, char out[KT_KCV_TEXT], kt_err *err)
 {
 	static const uint8_t zeros[BLOCK];
 	uint8_t mac[BLOCK];
-	KT_TRY(cmac_of(key, zeros, sizeof zeros, mac, err));
+	KT_TRY(kt_cmac_of(key, zeros, sizeof zeros, mac, err));
 	kt_kcv_text(mac, out);
 	OPENSSL_cleanse(mac, sizeof mac);
 	return KT_OK;
@@ -74,5 +74,5 @@ kt_code kt_proof_of(const kt_secret *key, const char *label, const void *nonce, 
 	uint8_t input[KT_PROOF_INPUT_MAX];
 	size_t n = 0;
 	KT_TRY(kt_proof_input(label, nonce, nonce_len, input, &n, err));
-	return cmac_of(key, input, n, out, err);
+	return kt_cmac_of(key, input, n, out, err);
 }

@@ -11,7 +11,8 @@
 enum {
 	KT_KCV_LEN = 3,  /* bytes */
 	KT_KCV_TEXT = 7, /* as lower-case hex with its NUL */
-	KT_PROOF_LEN = 16,
+	KT_CMAC_LEN = 16,
+	KT_PROOF_LEN = KT_CMAC_LEN,
 	KT_PROOF_LABEL_MAX = 256, /* bytes; the label names the run and the node */
 	KT_PROOF_NONCE_MIN = 16,
 	KT_PROOF_NONCE_MAX = 64,
@@ -21,7 +22,10 @@ enum {
 /* How the check value is made: the first 3 bytes of AES-CMAC over one block of zeros. */
 #define KT_KCV_METHOD "cmac-zero16"
 
-/* KT_E_KEY unless the key has 32 bytes. */
+/* AES-CMAC over n bytes. KT_E_KEY unless the key has 32 bytes. */
+KT_MUST_CHECK kt_code kt_cmac_of(const kt_secret *key, const uint8_t *bytes, size_t n, uint8_t out[KT_CMAC_LEN],
+				 kt_err *err);
+/* The check value. Errors as above. */
 KT_MUST_CHECK kt_code kt_kcv_of(const kt_secret *key, char out[KT_KCV_TEXT], kt_err *err);
 /* AES-CMAC over label || 0x00 || nonce. The label has 1..256 bytes, the nonce 16..64 (fresh random). */
 KT_MUST_CHECK kt_code kt_proof_of(const kt_secret *key, const char *label, const void *nonce, size_t nonce_len,

@@ -30,6 +30,7 @@ extern char **environ;
 enum { ROUNDS = 41, PER_ROUND = 500, IMPORTS = 2000, NODE_BITS = 3072 };
 static const double goal = 0.9;
 static const char pin[] = "1234-bench";
+static const kt_blob_address address = {.purpose = KT_BLOB_TRANSPORT, .run = "bench", .node = "node"};
 
 typedef struct bench {
 	char folder[64];
@@ -99,7 +100,7 @@ static kt_code make_keys(bench *b, kt_err *err)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "no RSA key can be made");
 	KT_TRY(kt_token_import_node_key(b->t, b->spki, (size_t)b->spki_len, &b->node, err));
 	kt_blob warm;
-	return kt_token_wrap_for_node(b->t, &b->key, &b->node, KT_BLOB_TRANSPORT, &warm, err); /* does the probing */
+	return kt_token_wrap_for_node(b->t, &b->key, &b->node, &address, &warm, err); /* does the probing */
 }
 
 /* A session of the module's own, in the process that p11-kit has logged in already. */
@@ -123,7 +124,7 @@ static kt_code ours(const bench *b, int n, kt_err *err)
 {
 	kt_blob blob;
 	for (int i = 0; i < n; i++)
-		KT_TRY(kt_token_wrap_for_node(b->t, &b->key, &b->node, KT_BLOB_TRANSPORT, &blob, err));
+		KT_TRY(kt_token_wrap_for_node(b->t, &b->key, &b->node, &address, &blob, err));
 	return KT_OK;
 }
 
@@ -151,7 +152,7 @@ static kt_code whole_node(const bench *b, int n, kt_err *err)
 	kt_token_node_key node;
 	for (int i = 0; i < n; i++) {
 		KT_TRY(kt_token_import_node_key(b->t, b->spki, (size_t)b->spki_len, &node, err));
-		KT_TRY(kt_token_wrap_for_node(b->t, &b->key, &node, KT_BLOB_TRANSPORT, &blob, err));
+		KT_TRY(kt_token_wrap_for_node(b->t, &b->key, &node, &address, &blob, err));
 		kt_token_drop_node_key(b->t, &node);
 	}
 	return KT_OK;

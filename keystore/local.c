@@ -37,7 +37,7 @@ kt_code kt_keystore_take_cmk(kt_keystore *ks, const kt_secret *text, const char 
 
 kt_code kt_keystore_local_wrap(kt_keystore *ks, const kt_secret *kek, kt_blob *out, kt_err *err)
 {
-	*out = (kt_blob){.purpose = KT_BLOB_KEK};
+	KT_TRY(kt_blob_begin(&(kt_blob_address){.purpose = KT_BLOB_KEK}, out, err));
 	return kt_blob_wrap_aes(out, &ks->cmk, kek, err);
 }
 

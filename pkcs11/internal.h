@@ -59,7 +59,7 @@ struct kt_token {
 	char name[160]; /* for messages */
 	bool probed_aes, probed_oaep;
 	kt_p11_maker maker;
-	kt_p11_mechanism by_format[4]; /* indexed by kt_blob_format; what was found to give it, name NULL: nothing */
+	kt_p11_mechanism by_format[KT_BLOB_FORMATS]; /* what was found to give it, name NULL: nothing */
 };
 
 /* --- key.c -------------------------------------------------------------------------------------------------------- */
@@ -87,6 +87,8 @@ typedef struct kt_p11_template {
 void kt_p11_template_add(kt_p11_template *tpl, CK_ATTRIBUTE_TYPE type, const void *value, size_t n);
 /* Class, type and the policy's attributes of an AES key; neither CKA_VALUE_LEN nor CKA_MODIFIABLE. */
 void kt_p11_template_key(kt_p11_template *tpl, const kt_p11_policy *policy);
+/* Label and id. */
+void kt_p11_template_name(kt_p11_template *tpl, const kt_token_key_name *name);
 /* Generate an AES-256 key by a template of kt_p11_template_key, and read it back; destroyed on mismatch. */
 KT_MUST_CHECK kt_code kt_p11_generate(kt_token *t, kt_p11_template *tpl, const kt_p11_policy *policy,
 				      CK_OBJECT_HANDLE *out, kt_err *err);
@@ -100,16 +102,28 @@ void kt_p11_discard(kt_token *t, CK_OBJECT_HANDLE object);
 /* --- mac.c -------------------------------------------------------------------------------------------------------- */
 
 KT_MUST_CHECK kt_code kt_p11_kcv(kt_token *t, CK_OBJECT_HANDLE key, char out[KT_KCV_TEXT], kt_err *err);
+/* Set the MAC of a blob that carries `key` and is complete otherwise; the same as kt_blob_seal. */
+KT_MUST_CHECK kt_code kt_p11_seal(kt_token *t, CK_OBJECT_HANDLE key, kt_blob *blob, kt_err *err);
+/* KT_OK when KCV and MAC of the blob are those of `key`, else KT_E_KEY; the same as kt_blob_check_key. */
+KT_MUST_CHECK kt_code kt_p11_check_blob(kt_token *t, CK_OBJECT_HANDLE key, const kt_blob *blob, kt_err *err);
 
 /* --- wrap.c, probe.c ---------------------------------------------------------------------------------------------- */
 
-/* C_WrapKey of `key` in a format by a mechanism into out->wrapped; sets format, mechanism, wrapped_len. */
+/* C_WrapKey of `key` in a format by one mechanism into out->wrapped; sets format, mechanism, mechanism_id, wrapped_len.
+ */
 KT_MUST_CHECK kt_code kt_p11_wrap(kt_token *t, kt_blob_format format, const kt_p11_mechanism *mechanism,
 				  CK_OBJECT_HANDLE wrapping, CK_OBJECT_HANDLE key, kt_blob *out, kt_err *err);
-/* C_UnwrapKey into an object of the policy, read back, check value compared with the blob's. */
-KT_MUST_CHECK kt_code kt_p11_unwrap(kt_token *t, const kt_p11_mechanism *mechanism, const kt_blob *blob,
-				    CK_OBJECT_HANDLE wrapping, const kt_p11_policy *policy, CK_OBJECT_HANDLE *out,
+/* C_UnwrapKey of n bytes in a format into an object of the policy, with a name unless it is NULL; read back, destroyed
+ * on a mismatch. Nothing is known of the key itself: kt_p11_check_blob. */
+KT_MUST_CHECK kt_code kt_p11_unwrap(kt_token *t, kt_blob_format format, const kt_p11_mechanism *mechanism,
+				    CK_OBJECT_HANDLE wrapping, const uint8_t *wrapped, size_t n,
+				    const kt_p11_policy *policy, const kt_token_key_name *name, CK_OBJECT_HANDLE *out,
 				    kt_err *err);
+/* Open a blob of an AES format (kt_p11_may_unwrap said so) into an object of the policy, as above; read back, and KCV
+ * and MAC checked. */
+KT_MUST_CHECK kt_code kt_p11_unwrap_under(kt_token *t, const kt_blob *blob, CK_OBJECT_HANDLE wrapping,
+					  const kt_p11_policy *policy, const kt_token_key_name *name,
+					  CK_OBJECT_HANDLE *out, kt_err *err);
 /* KT_OK when the token does the blob's AES format and `wrapping` is the key that the blob names; probes if need be. */
 KT_MUST_CHECK kt_code kt_p11_may_unwrap(kt_token *t, const kt_blob *blob, const kt_token_key *wrapping, kt_err *err);
 /* Fill in what was found about AES or OAEP formats, once per token. KT_E_HSM only when probing itself cannot be done.

@@ -12,7 +12,7 @@ static kt_code wrap_object(kt_token *t, CK_OBJECT_HANDLE h, const kt_token_key *
 {
 	kt_token_key key = {.handle = h};
 	KT_TRY(kt_p11_kcv(t, h, key.kcv, err));
-	return kt_token_wrap_under(t, &key, cmk, KT_BLOB_KEK, out, err);
+	return kt_token_wrap_under(t, &key, cmk, &(kt_blob_address){.purpose = KT_BLOB_KEK}, out, err);
 }
 
 /* The value of a session object, checked against the blob. */
@@ -65,7 +65,7 @@ kt_code kt_token_export_kek(kt_token *t, const kt_token_key *cmk, const kt_blob 
 	CK_OBJECT_HANDLE h = 0;
 	*kek = KT_SECRET_INIT;
 	KT_TRY(kt_p11_may_unwrap(t, blob, cmk, err));
-	KT_TRY(kt_p11_unwrap(t, &t->by_format[blob->format], blob, cmk->handle, &kt_p11_readable, &h, err));
+	KT_TRY(kt_p11_unwrap_under(t, blob, cmk->handle, &kt_p11_readable, NULL, &h, err));
 	kt_code rc = read_object(t, h, blob, kek, err);
 	kt_p11_discard(t, h);
 	return rc;

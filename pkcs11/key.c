@@ -58,7 +58,7 @@ void kt_p11_template_key(kt_p11_template *tpl, const kt_p11_policy *policy)
 	add_flag(tpl, CKA_DERIVE, CK_FALSE);
 }
 
-static void add_name(kt_p11_template *tpl, const kt_token_key_name *name)
+void kt_p11_template_name(kt_p11_template *tpl, const kt_token_key_name *name)
 {
 	if (name->label)
 		kt_p11_template_add(tpl, CKA_LABEL, name->label, strlen(name->label));
@@ -196,7 +196,7 @@ static kt_code count(kt_token *t, const kt_token_key_name *name, CK_OBJECT_HANDL
 	*n = 0;
 	KT_TRY(check_name(name, err));
 	add_class(&tpl);
-	add_name(&tpl, name);
+	kt_p11_template_name(&tpl, name);
 	KT_TRY(P11(t, err, C_FindObjectsInit, t->session, tpl.a, tpl.n));
 	kt_code rc = KT_OK;
 	while (rc == KT_OK && got && *n < 2) {
@@ -289,7 +289,7 @@ static kt_code make(kt_token *t, const kt_p11_policy *policy, const kt_token_key
 		full.id_len = sizeof id;
 	}
 	kt_p11_template_key(&tpl, policy);
-	add_name(&tpl, &full);
+	kt_p11_template_name(&tpl, &full);
 	KT_TRY(kt_p11_generate(t, &tpl, policy, &h, err));
 	kt_code rc = read_key(t, h, policy->on_token, out, err);
 	if (rc == KT_OK && (strcmp(out->label, full.label) != 0 || out->id_len != full.id_len ||

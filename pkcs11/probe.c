@@ -39,6 +39,12 @@ static kt_code make_keys(kt_token *t, probe *p, kt_err *err)
 	return kt_p11_kcv(t, p->target, p->blob.kcv, err);
 }
 
+static bool has_kcv(const kt_secret *key, const char *kcv)
+{
+	char own[KT_KCV_TEXT];
+	return kt_kcv_of(key, own, NULL) == KT_OK && strcmp(own, kcv) == 0;
+}
+
 /* Which format p->blob, fresh from the token, is in; false when none. */
 static bool format_of(const probe *p, const kt_p11_mechanism *m, kt_blob_format *out)
 {
@@ -47,12 +53,12 @@ static bool format_of(const probe *p, const kt_p11_mechanism *m, kt_blob_format 
 	if (!p->value.len)
 		return m->named;
 	for (int i = 0; i < 2; i++) {
-		kt_blob b = p->blob;
-		kt_secret opened = KT_SECRET_INIT;
-		b.format = *out = both[i];
-		kt_code rc = kt_blob_unwrap_aes(&b, &p->value, &opened, NULL);
+		kt_secret opened;
+		*out = both[i];
+		kt_code rc = kt_blob_open_aes(*out, &p->value, p->blob.wrapped, p->blob.wrapped_len, &opened, NULL);
+		bool same = rc == KT_OK && has_kcv(&opened, p->blob.kcv);
 		kt_secret_free(&opened);
-		if (rc == KT_OK)
+		if (same)
 			return true;
 	}
 	return false;
@@ -66,10 +72,14 @@ static void try_aes(kt_token *t, probe *p, const kt_p11_mechanism *m)
 	kt_blob_format format;
 	if (!format_of(p, m, &format) || t->by_format[format].name)
 		return;
-	p->blob.format = format;
-	if (kt_p11_unwrap(t, m, &p->blob, p->wrapping, &kt_p11_cluster_session, &back, NULL) != KT_OK)
+	char kcv[KT_KCV_TEXT] = "";
+	if (kt_p11_unwrap(t, format, m, p->wrapping, p->blob.wrapped, p->blob.wrapped_len, &kt_p11_cluster_session,
+			  NULL, &back, NULL) != KT_OK)
 		return;
+	KT_IGNORE(kt_p11_kcv(t, back, kcv, NULL));
 	kt_p11_discard(t, back);
+	if (strcmp(kcv, p->blob.kcv) != 0)
+		return;
 	t->by_format[format] = *m;
 	kt_log(KT_LOG_DEBUG, "%s: %s does %s", t->name, m->name, kt_blob_format_name(format));
 }
@@ -96,7 +106,8 @@ static void try_oaep(kt_token *t, probe *p, EVP_PKEY *pair, const kt_p11_mechani
 	if (t->by_format[m->format].name)
 		return;
 	if (kt_p11_wrap(t, m->format, m, p->wrapping, p->target, &p->blob, NULL) == KT_OK &&
-	    kt_blob_unwrap_rsa(&p->blob, pair, &opened, NULL) == KT_OK) {
+	    kt_blob_open_rsa(m->format, pair, p->blob.wrapped, p->blob.wrapped_len, &opened, NULL) == KT_OK &&
+	    has_kcv(&opened, p->blob.kcv)) {
 		t->by_format[m->format] = *m;
 		kt_log(KT_LOG_DEBUG, "%s: it does %s", t->name, kt_blob_format_name(m->format));
 	}
@@ -113,7 +124,6 @@ static kt_code oaep_with(kt_token *t, EVP_PKEY *pair, probe *p, kt_err *err)
 	OPENSSL_free(der);
 	KT_TRY(rc);
 	p->wrapping = node.handle;
-	memcpy(p->blob.spki_sha256, node.spki_sha256, sizeof p->blob.spki_sha256);
 	KT_TRY(generate(t, &kt_p11_cluster_session, &p->target, err));
 	KT_TRY(kt_p11_kcv(t, p->target, p->blob.kcv, err));
 	for (const kt_p11_mechanism *m = kt_p11_mechanisms(); m->name; m++)
@@ -124,7 +134,7 @@ static kt_code oaep_with(kt_token *t, EVP_PKEY *pair, probe *p, kt_err *err)
 
 kt_code kt_p11_probe_oaep(kt_token *t, kt_err *err)
 {
-	probe p = {.blob = {.purpose = KT_BLOB_REHEARSAL}};
+	probe p = {.value = KT_SECRET_INIT};
 	if (t->probed_oaep)
 		return KT_OK;
 	EVP_PKEY *pair = EVP_RSA_gen(PROBE_RSA_BITS);

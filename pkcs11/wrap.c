@@ -7,38 +7,56 @@
 #include "base/codec.h"
 #include "pkcs11/internal.h"
 
-enum { AES_WRAPPED = 40 };
+/* CK_RSA_AES_KEY_WRAP_PARAMS (PKCS#11 v3.0 Current Mechanisms, "RSA AES KEY WRAP mechanism parameters"), which p11-kit
+ * 0.24's header does not have. */
+typedef struct rsa_aes_params {
+	CK_ULONG aes_key_bits;
+	CK_RSA_PKCS_OAEP_PARAMS *oaep;
+} rsa_aes_params;
 
-static bool is_rsa(kt_blob_format f)
+/* The parameter of an RSA format's mechanism; `m` points into it. */
+typedef struct parameter {
+	CK_RSA_PKCS_OAEP_PARAMS oaep;
+	rsa_aes_params aes;
+} parameter;
+
+static void set_mechanism(kt_blob_format f, const kt_p11_mechanism *from, CK_MECHANISM *m, parameter *p)
 {
-	return f == KT_BLOB_RSA_OAEP_SHA256 || f == KT_BLOB_RSA_OAEP_SHA1;
+	bool sha256 = kt_blob_is_sha256(f);
+	*m = (CK_MECHANISM){from->type, NULL, 0};
+	if (from->parameter == KT_P11_NO_PARAMETER)
+		return;
+	p->oaep = (CK_RSA_PKCS_OAEP_PARAMS){.hashAlg = sha256 ? CKM_SHA256 : CKM_SHA_1,
+					    .mgf = sha256 ? CKG_MGF1_SHA256 : CKG_MGF1_SHA1,
+					    .source = CKZ_DATA_SPECIFIED};
+	p->aes = (rsa_aes_params){.aes_key_bits = KT_BLOB_KEY_BITS, .oaep = &p->oaep};
+	bool both = from->parameter == KT_P11_RSA_AES;
+	m->pParameter = both ? (void *)&p->aes : (void *)&p->oaep;
+	m->ulParameterLen = both ? sizeof p->aes : sizeof p->oaep;
 }
 
-static CK_RSA_PKCS_OAEP_PARAMS oaep_params(kt_blob_format f)
+static kt_code wrap_bytes(kt_token *t, kt_blob_format format, const kt_p11_mechanism *mechanism,
+			  CK_OBJECT_HANDLE wrapping, CK_OBJECT_HANDLE key, uint8_t *out, size_t *n, kt_err *err)
 {
-	bool sha256 = f == KT_BLOB_RSA_OAEP_SHA256;
-	return (CK_RSA_PKCS_OAEP_PARAMS){.hashAlg = sha256 ? CKM_SHA256 : CKM_SHA_1,
-					 .mgf = sha256 ? CKG_MGF1_SHA256 : CKG_MGF1_SHA1,
-					 .source = CKZ_DATA_SPECIFIED};
+	parameter p;
+	CK_MECHANISM m;
+	CK_ULONG len = *n; /* one call into a generous buffer: the sizes that tokens announce are wrong */
+	set_mechanism(format, mechanism, &m, &p);
+	KT_TRY(P11(t, err, C_WrapKey, t->session, &m, wrapping, key, out, &len));
+	if (len > *n || (!kt_blob_is_rsa(format) && len != KT_BLOB_AES_WRAPPED))
+		return kt_fail(err, KT_E_HSM, "use another token", "%s: %s gave %lu bytes, which is not %s", t->name,
+			       mechanism->name, len, kt_blob_format_name(format));
+	*n = len;
+	return KT_OK;
 }
 
 kt_code kt_p11_wrap(kt_token *t, kt_blob_format format, const kt_p11_mechanism *mechanism, CK_OBJECT_HANDLE wrapping,
 		    CK_OBJECT_HANDLE key, kt_blob *out, kt_err *err)
 {
-	CK_RSA_PKCS_OAEP_PARAMS oaep = oaep_params(format);
-	CK_MECHANISM m = {mechanism->type, NULL, 0};
-	CK_ULONG len =
-		sizeof out->wrapped; /* one call into a generous buffer: the sizes that tokens announce are wrong */
-	if (is_rsa(format)) {
-		m.pParameter = &oaep;
-		m.ulParameterLen = sizeof oaep;
-	}
-	KT_TRY(P11(t, err, C_WrapKey, t->session, &m, wrapping, key, out->wrapped, &len));
-	if (len > sizeof out->wrapped || (!is_rsa(format) && len != AES_WRAPPED))
-		return kt_fail(err, KT_E_HSM, "use another token", "%s: %s gave %lu bytes, which is not %s", t->name,
-			       mechanism->name, len, kt_blob_format_name(format));
+	out->wrapped_len = sizeof out->wrapped;
+	KT_TRY(wrap_bytes(t, format, mechanism, wrapping, key, out->wrapped, &out->wrapped_len, err));
 	out->format = format;
-	out->wrapped_len = len;
+	out->mechanism_id = (uint32_t)mechanism->type;
 	(void)snprintf(out->mechanism, sizeof out->mechanism, "%s", mechanism->name);
 	return KT_OK;
 }
@@ -50,20 +68,22 @@ static bool may_want_length(CK_RV rv)
 	       rv == CKR_KEY_SIZE_RANGE || rv == CKR_WRAPPED_KEY_LEN_RANGE;
 }
 
-static kt_code unwrap_raw(kt_token *t, const kt_p11_mechanism *mechanism, const kt_blob *blob,
-			  CK_OBJECT_HANDLE wrapping, const kt_p11_policy *policy, CK_OBJECT_HANDLE *out, kt_err *err)
+static kt_code unwrap_bytes(kt_token *t, CK_MECHANISM *m, CK_OBJECT_HANDLE wrapping, const uint8_t *bytes, size_t n,
+			    const kt_p11_policy *policy, const kt_token_key_name *name, CK_OBJECT_HANDLE *out,
+			    kt_err *err)
 {
-	CK_MECHANISM m = {mechanism->type, NULL, 0};
 	kt_p11_template tpl;
-	uint8_t wrapped[AES_WRAPPED];
-	if (blob->wrapped_len != AES_WRAPPED)
-		return kt_fail(err, KT_E_INPUT, NULL, "this is not a key of 32 bytes under a wrapping key");
-	memcpy(wrapped, blob->wrapped, AES_WRAPPED);
+	uint8_t wrapped[KT_BLOB_WRAPPED_MAX]; /* C_UnwrapKey takes it as non-const */
+	if (n == 0 || n > sizeof wrapped)
+		return kt_fail(err, KT_E_INPUT, NULL, "a wrapped key cannot have %zu bytes", n);
+	memcpy(wrapped, bytes, n);
 	kt_p11_template_key(&tpl, policy);
-	CK_RV rv = P11_RV(t->f, C_UnwrapKey, t->session, &m, wrapping, wrapped, AES_WRAPPED, tpl.a, tpl.n, out);
+	if (name)
+		kt_p11_template_name(&tpl, name);
+	CK_RV rv = P11_RV(t->f, C_UnwrapKey, t->session, m, wrapping, wrapped, n, tpl.a, tpl.n, out);
 	if (may_want_length(rv)) {
 		kt_p11_template_add(&tpl, CKA_VALUE_LEN, &tpl.value_len, sizeof tpl.value_len);
-		rv = P11_RV(t->f, C_UnwrapKey, t->session, &m, wrapping, wrapped, AES_WRAPPED, tpl.a, tpl.n, out);
+		rv = P11_RV(t->f, C_UnwrapKey, t->session, m, wrapping, wrapped, n, tpl.a, tpl.n, out);
 	}
 	if (rv == CKR_OK)
 		return KT_OK;
@@ -71,29 +91,36 @@ static kt_code unwrap_raw(kt_token *t, const kt_p11_mechanism *mechanism, const 
 	return kt_p11_fail(t->name, "C_UnwrapKey", rv, err);
 }
 
-static kt_code check_unwrapped(kt_token *t, const kt_blob *blob, CK_OBJECT_HANDLE key, const kt_p11_policy *policy,
-			       kt_err *err)
+/* What was unwrapped stays when `rc` is KT_OK, else it is destroyed. */
+static kt_code keep_if(kt_token *t, kt_code rc, CK_OBJECT_HANDLE *key)
 {
-	char kcv[KT_KCV_TEXT];
-	KT_TRY(kt_p11_policy_check(t, key, policy, err));
-	KT_TRY(kt_p11_kcv(t, key, kcv, err));
-	if (strcmp(kcv, blob->kcv) != 0)
-		return kt_fail(err, KT_E_KEY, "take the blob again from where it was made; do not edit it",
-			       "%s: the unwrapped key has check value %s, the blob says %s", t->name, kcv, blob->kcv);
-	return KT_OK;
+	if (rc != KT_OK) {
+		kt_p11_discard(t, *key);
+		*key = 0;
+	}
+	return rc;
 }
 
-kt_code kt_p11_unwrap(kt_token *t, const kt_p11_mechanism *mechanism, const kt_blob *blob, CK_OBJECT_HANDLE wrapping,
-		      const kt_p11_policy *policy, CK_OBJECT_HANDLE *out, kt_err *err)
+kt_code kt_p11_unwrap(kt_token *t, kt_blob_format format, const kt_p11_mechanism *mechanism, CK_OBJECT_HANDLE wrapping,
+		      const uint8_t *wrapped, size_t n, const kt_p11_policy *policy, const kt_token_key_name *name,
+		      CK_OBJECT_HANDLE *out, kt_err *err)
 {
+	parameter p;
+	CK_MECHANISM m;
 	*out = 0;
-	KT_TRY(unwrap_raw(t, mechanism, blob, wrapping, policy, out, err));
-	kt_code rc = check_unwrapped(t, blob, *out, policy, err);
-	if (rc == KT_OK)
-		return KT_OK;
-	kt_p11_discard(t, *out);
-	*out = 0;
-	return rc;
+	if (!kt_blob_is_rsa(format) && n != KT_BLOB_AES_WRAPPED)
+		return kt_fail(err, KT_E_INPUT, NULL, "this is not a key of 32 bytes under a wrapping key");
+	set_mechanism(format, mechanism, &m, &p);
+	KT_TRY(unwrap_bytes(t, &m, wrapping, wrapped, n, policy, name, out, err));
+	return keep_if(t, kt_p11_policy_check(t, *out, policy, err), out);
+}
+
+kt_code kt_p11_unwrap_under(kt_token *t, const kt_blob *blob, CK_OBJECT_HANDLE wrapping, const kt_p11_policy *policy,
+			    const kt_token_key_name *name, CK_OBJECT_HANDLE *out, kt_err *err)
+{
+	KT_TRY(kt_p11_unwrap(t, blob->format, &t->by_format[blob->format], wrapping, blob->wrapped, blob->wrapped_len,
+			     policy, name, out, err));
+	return keep_if(t, kt_p11_check_blob(t, *out, blob, err), out);
 }
 
 kt_code kt_p11_describe(const kt_token *t, const kt_token_key *wrapping, kt_blob *out, kt_err *err)
@@ -125,13 +152,21 @@ static kt_code pick(const kt_token *t, kt_blob_format first, kt_blob_format seco
 		       kt_blob_format_name(first), kt_blob_format_name(second));
 }
 
+/* What is under the MAC of a blob that the token has wrapped. */
+static kt_code finish(kt_token *t, const kt_token_key *key, const kt_token_key *wrapping, kt_blob *out, kt_err *err)
+{
+	memcpy(out->kcv, key->kcv, sizeof out->kcv);
+	KT_TRY(kt_p11_describe(t, wrapping, out, err));
+	return kt_p11_seal(t, key->handle, out, err);
+}
+
 kt_code kt_token_wrap_for_node(kt_token *t, const kt_token_key *key, const kt_token_node_key *node,
-			       kt_blob_purpose purpose, kt_blob *out, kt_err *err)
+			       const kt_blob_address *address, kt_blob *out, kt_err *err)
 {
 	kt_blob_format format;
-	*out = (kt_blob){.purpose = purpose};
-	if (purpose != KT_BLOB_TRANSPORT && purpose != KT_BLOB_REHEARSAL)
-		return kt_fail(err, KT_E_INTERNAL, NULL, "a key is wrapped for a node in transport or rehearsal only");
+	KT_TRY(kt_blob_begin(address, out, err));
+	if (address->purpose == KT_BLOB_ESCROW || address->purpose == KT_BLOB_KEK)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "a key is wrapped to an RSA key for a node or a custodian");
 	KT_TRY(kt_p11_probe_oaep(t, err));
 	KT_TRY(pick(t, KT_BLOB_RSA_OAEP_SHA256, KT_BLOB_RSA_OAEP_SHA1, &format, err));
 	KT_TRY(kt_p11_wrap(t, format, &t->by_format[format], node->handle, key->handle, out, err));
@@ -140,29 +175,27 @@ kt_code kt_token_wrap_for_node(kt_token *t, const kt_token_key *key, const kt_to
 			       "%s: a key wrapped for RSA-%u came out with %zu bytes", t->name, node->bits,
 			       out->wrapped_len);
 	memcpy(out->spki_sha256, node->spki_sha256, sizeof out->spki_sha256);
-	memcpy(out->kcv, key->kcv, sizeof out->kcv);
-	return kt_p11_describe(t, NULL, out, err);
+	return finish(t, key, NULL, out, err);
 }
 
-kt_code kt_token_wrap_under(kt_token *t, const kt_token_key *key, const kt_token_key *wrapping, kt_blob_purpose purpose,
-			    kt_blob *out, kt_err *err)
+kt_code kt_token_wrap_under(kt_token *t, const kt_token_key *key, const kt_token_key *wrapping,
+			    const kt_blob_address *address, kt_blob *out, kt_err *err)
 {
 	kt_blob_format format;
-	*out = (kt_blob){.purpose = purpose};
-	if (purpose != KT_BLOB_ESCROW && purpose != KT_BLOB_KEK)
+	KT_TRY(kt_blob_begin(address, out, err));
+	if (address->purpose != KT_BLOB_ESCROW && address->purpose != KT_BLOB_KEK)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "a key is wrapped under another for escrow or as a KEK only");
 	KT_TRY(kt_p11_probe_aes(t, err));
 	KT_TRY(pick(t, KT_BLOB_RFC5649, KT_BLOB_RFC3394, &format, err));
 	KT_TRY(kt_p11_wrap(t, format, &t->by_format[format], wrapping->handle, key->handle, out, err));
-	memcpy(out->kcv, key->kcv, sizeof out->kcv);
-	return kt_p11_describe(t, wrapping, out, err);
+	return finish(t, key, wrapping, out, err);
 }
 
 kt_code kt_p11_may_unwrap(kt_token *t, const kt_blob *blob, const kt_token_key *wrapping, kt_err *err)
 {
 	kt_blob_format format;
 	KT_TRY(kt_p11_mechanism_refuse(blob->mechanism, err));
-	if (is_rsa(blob->format))
+	if (kt_blob_is_rsa(blob->format))
 		return kt_fail(err, KT_E_INPUT, NULL, "a key wrapped for a node opens on that node only");
 	if (strcmp(blob->wrapping.kcv, wrapping->kcv) != 0)
 		return kt_fail(err, KT_E_KEY, "use the wrapping key that the blob names",
@@ -178,7 +211,7 @@ kt_code kt_token_unwrap_under(kt_token *t, const kt_blob *blob, const kt_token_k
 	CK_OBJECT_HANDLE h = 0;
 	*out = (kt_token_key){0};
 	KT_TRY(kt_p11_may_unwrap(t, blob, wrapping, err));
-	KT_TRY(kt_p11_unwrap(t, &t->by_format[blob->format], blob, wrapping->handle, &kt_p11_cluster_session, &h, err));
+	KT_TRY(kt_p11_unwrap_under(t, blob, wrapping->handle, &kt_p11_cluster_session, NULL, &h, err));
 	*out = (kt_token_key){.handle = h};
 	memcpy(out->kcv, blob->kcv, sizeof out->kcv);
 	return KT_OK;

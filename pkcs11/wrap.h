@@ -27,17 +27,17 @@ KT_MUST_CHECK kt_code kt_token_import_node_key(kt_token *t, const void *spki, si
 					       kt_err *err);
 void kt_token_drop_node_key(kt_token *t, kt_token_node_key *node);
 
-/* Wrap a cluster key to a node. `purpose` is KT_BLOB_TRANSPORT or KT_BLOB_REHEARSAL. `run` and `node` of the blob are
- * left empty for the caller. */
+/* Wrap a cluster key to an RSA key: a node's (purpose KT_BLOB_TRANSPORT or KT_BLOB_REHEARSAL, with run and node) or a
+ * custodian's (KT_BLOB_CUSTODIAN, with custodian). The blob is complete, its MAC made by the key in the token. */
 KT_MUST_CHECK kt_code kt_token_wrap_for_node(kt_token *t, const kt_token_key *key, const kt_token_node_key *node,
-					     kt_blob_purpose purpose, kt_blob *out, kt_err *err);
+					     const kt_blob_address *address, kt_blob *out, kt_err *err);
 /* Wrap a cluster key under a wrapping key; purpose KT_BLOB_ESCROW or KT_BLOB_KEK. */
 KT_MUST_CHECK kt_code kt_token_wrap_under(kt_token *t, const kt_token_key *key, const kt_token_key *wrapping,
-					  kt_blob_purpose purpose, kt_blob *out, kt_err *err);
+					  const kt_blob_address *address, kt_blob *out, kt_err *err);
 /*
- * Unwrap what kt_token_wrap_under made into a session object with the attributes of a cluster key, read back, and
- * compare its check value with the blob's. KT_E_KEY when the blob was damaged or is of another wrapping key, KT_E_HSM
- * when the token cannot do the blob's format. The caller destroys the key.
+ * Unwrap what kt_token_wrap_under made into a session object with the attributes of a cluster key, read back, and check
+ * KCV and MAC of the blob with it. KT_E_KEY when the blob was changed or is of another wrapping key, KT_E_HSM when the
+ * token cannot do the blob's format. The caller destroys the key.
  */
 KT_MUST_CHECK kt_code kt_token_unwrap_under(kt_token *t, const kt_blob *blob, const kt_token_key *wrapping,
 					    kt_token_key *out, kt_err *err);

@@ -195,8 +195,8 @@ static kt_code escrow_write(const call *c, const char *path, const kt_token_key 
 {
 	kt_blob blob;
 	kt_buf text = KT_BUF_INIT;
-	KT_TRY(kt_token_wrap_under(c->hsm->token, key, wrapping, KT_BLOB_ESCROW, &blob, err));
-	(void)snprintf(blob.run, sizeof blob.run, "%s", c->run);
+	const kt_blob_address address = {.purpose = KT_BLOB_ESCROW, .run = c->run};
+	KT_TRY(kt_token_wrap_under(c->hsm->token, key, wrapping, &address, &blob, err));
 	kt_code rc = kt_blob_to_text(&blob, &text, err);
 	if (rc == KT_OK)
 		rc = kt_file_replace(path, text.data, text.len, &(kt_file_attr){0600, (uid_t)KT_KEEP, (gid_t)KT_KEEP},
@@ -205,13 +205,17 @@ static kt_code escrow_write(const call *c, const char *path, const kt_token_key 
 	return rc;
 }
 
-static kt_code escrow_read(const char *path, kt_blob *blob, kt_err *err)
+static kt_code escrow_read(const call *c, const char *path, kt_blob *blob, kt_err *err)
 {
 	kt_buf text = {.max = BLOB_FILE_MAX};
 	kt_code rc = kt_file_read(path, &text, err);
 	if (rc == KT_OK)
 		rc = kt_blob_from_text(path, text.data, text.len, blob, err);
 	kt_buf_free(&text);
+	if (rc == KT_OK && (blob->purpose != KT_BLOB_ESCROW || strcmp(blob->run, c->run) != 0))
+		return kt_fail(err, KT_E_KEY, "put the escrow of this run back from a copy",
+			       "%s: this is not the escrow of run %s, but a wrapped key for %s of run \"%s\"", path,
+			       c->run, kt_blob_purpose_name(blob->purpose), blob->run);
 	return rc;
 }
 
@@ -225,7 +229,7 @@ static kt_code escrow_recover(const call *c, const char *path, const kt_token_ke
 	uint8_t nonce[NONCE_LEN];
 	uint8_t a[KT_PROOF_LEN];
 	uint8_t b[KT_PROOF_LEN];
-	KT_TRY(escrow_read(path, &blob, err));
+	KT_TRY(escrow_read(c, path, &blob, err));
 	KT_TRY(nonce_make(nonce, err));
 	KT_TRY(kt_token_unwrap_under(c->hsm->token, &blob, wrapping, &again, err));
 	kt_code rc = kt_token_proof(c->hsm->token, key, "keyturn-escrow/1", nonce, sizeof nonce, a, err);
@@ -278,14 +282,12 @@ static kt_code import_node(const call *c, kt_token_node_key *out, kt_err *err)
 }
 
 /* blob, label, nonce and the proof that the node must answer with. */
-static kt_code add_wrapped(const call *c, const kt_token_key *key, kt_blob *blob, kt_err *err)
+static kt_code add_wrapped(const call *c, const kt_token_key *key, const kt_blob *blob, kt_err *err)
 {
 	char label[KT_PROOF_LABEL_MAX];
 	uint8_t nonce[NONCE_LEN];
 	uint8_t proof[KT_PROOF_LEN];
 	cJSON *json;
-	(void)snprintf(blob->run, sizeof blob->run, "%s", c->run);
-	(void)snprintf(blob->node, sizeof blob->node, "%s", c->node);
 	(void)snprintf(label, sizeof label, "keyturn-proof/1:%s:%s", c->run, c->node);
 	KT_TRY(nonce_make(nonce, err));
 	KT_TRY(kt_token_proof(c->hsm->token, key, label, nonce, sizeof nonce, proof, err));
@@ -302,7 +304,8 @@ static kt_code wrap_to_node(const call *c, const kt_token_key *key, kt_blob_purp
 	kt_blob blob;
 	kt_token_node_key node;
 	KT_TRY(import_node(c, &node, err));
-	kt_code rc = kt_token_wrap_for_node(c->hsm->token, key, &node, purpose, &blob, err);
+	const kt_blob_address address = {.purpose = purpose, .run = c->run, .node = c->node};
+	kt_code rc = kt_token_wrap_for_node(c->hsm->token, key, &node, &address, &blob, err);
 	kt_token_drop_node_key(c->hsm->token, &node);
 	return rc == KT_OK ? add_wrapped(c, key, &blob, err) : rc;
 }

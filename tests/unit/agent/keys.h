@@ -96,6 +96,16 @@ static inline size_t oaep(EVP_PKEY *to, const uint8_t *bytes, size_t n, uint8_t 
 	return len;
 }
 
+/* With the MAC that the key `bytes` makes of it as it is. */
+static inline kt_blob sealed(kt_blob b, const uint8_t bytes[32])
+{
+	kt_err err = KT_ERR_INIT;
+	kt_secret s = secret_of(bytes);
+	assert_kt_ok(kt_blob_seal(&b, &s, &err));
+	kt_secret_free(&s);
+	return b;
+}
+
 static inline kt_blob wrap_for(EVP_PKEY *to, const uint8_t bytes[32], const char *run)
 {
 	kt_err err = KT_ERR_INIT;
@@ -105,7 +115,7 @@ static inline kt_blob wrap_for(EVP_PKEY *to, const uint8_t bytes[32], const char
 	(void)snprintf(b.run, sizeof b.run, "%s", run);
 	(void)snprintf(b.node, sizeof b.node, "web01");
 	b.wrapped_len = oaep(to, bytes, 32, b.wrapped);
-	return b;
+	return sealed(b, bytes);
 }
 
 /* The arguments of key.receive. */

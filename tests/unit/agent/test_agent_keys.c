@@ -128,6 +128,7 @@ static void a_rehearsal_leaves_nothing(void **state)
 	EVP_PKEY *to = transport_key(&c);
 	kt_blob b = wrap_for(to, canary, "R1");
 	b.purpose = KT_BLOB_REHEARSAL;
+	b = sealed(b, canary);
 	ask_bad(&c, "key.receive", delivery_of(&b, "R1", true), KT_STATUS_FAILED, KT_E_REFUSED, "never kept");
 	c.attempt = 2;
 	reply r = ask_ok(&c, "key.receive", delivery_of(&b, "R1", false));
@@ -138,6 +139,7 @@ static void a_rehearsal_leaves_nothing(void **state)
 	c.run = "-";
 	kt_blob outside = wrap_for(to, canary, "-");
 	outside.purpose = KT_BLOB_REHEARSAL;
+	outside = sealed(outside, canary);
 	char args[16384];
 	(void)snprintf(args, sizeof args, "%s", delivery_of(&outside, "rehearsal", false));
 	char *label = strstr(args, "/1:R1:");

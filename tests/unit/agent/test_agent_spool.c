@@ -1000,6 +1000,8 @@ static void damaged_slots(void **state)
 			.format = KT_BLOB_RSA_OAEP_SHA256,
 			.mechanism = "CKM_RSA_PKCS_OAEP",
 			.kcv = "a1b2c3",
+			.run = "R1",
+			.node = "web01",
 			.wrapped_len = 256};
 	memset(blob.spki_sha256, 'a', sizeof blob.spki_sha256 - 1);
 	assert_kt_ok(kt_slot_keep(STATE, "R1", &blob, &err));

@@ -18,6 +18,7 @@ static int set_up(void **state)
 	escrow = (kt_blob){.purpose = KT_BLOB_ESCROW,
 			   .format = KT_BLOB_RFC5649,
 			   .mechanism = "CKM_AES_KEY_WRAP_PAD",
+			   .mechanism_id = 0x210a,
 			   .token = {"kt \"1\"", "ACME", "123", "M"},
 			   .wrapping = {"escrow", "00ff", "abcdef"},
 			   .kcv = "012345",
@@ -61,7 +62,7 @@ static void goes_to_json_and_back(void **state)
 		free(text);
 	}
 	char *text = text_of(&escrow);
-	assert_non_null(strstr(text, "\"v\":1,\"purpose\":\"escrow\",\"format\":\"rfc5649\""));
+	assert_non_null(strstr(text, "\"v\":2,\"purpose\":\"escrow\",\"format\":\"rfc5649\""));
 	assert_non_null(strstr(text, "\"kcv_method\":\"cmac-zero16\""));
 	free(text);
 }
@@ -84,10 +85,11 @@ static void refuses_what_is_not_exact(void **state)
 {
 	(void)state;
 	char *text = text_of(&escrow);
-	refuse(text, "\"v\":1", "\"v\":2");
-	refuse(text, "\"v\":1,", "");
-	refuse(text, "\"v\":1,", "\"v\":1,\"extra\":0,");
-	refuse(text, "\"v\":1,", "\"v\":1,\"v\":1,");
+	refuse(text, "\"v\":2", "\"v\":1");
+	refuse(text, "\"v\":2", "\"v\":3");
+	refuse(text, "\"v\":2,", "");
+	refuse(text, "\"v\":2,", "\"v\":2,\"extra\":0,");
+	refuse(text, "\"v\":2,", "\"v\":2,\"v\":2,");
 	refuse(text, "\"escrow\",\"format\"", "\"transport\",\"format\""); /* a purpose that the format does not fit */
 	refuse(text, "\"escrow\",\"format\"", "\"Escrow\",\"format\"");
 	refuse(text, "rfc5649", "rfc5648");

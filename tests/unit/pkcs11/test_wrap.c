@@ -20,6 +20,10 @@ static kt_token *t;
 static shim_control *shim;
 static EVP_PKEY *pair; /* a node's transport key */
 
+static const kt_blob_address to_escrow = {.purpose = KT_BLOB_ESCROW, .run = "R1"};
+static const kt_blob_address to_transport = {.purpose = KT_BLOB_TRANSPORT, .run = "R1", .node = "web01"};
+static const kt_blob_address to_rehearsal = {.purpose = KT_BLOB_REHEARSAL, .run = "R1", .node = "web01"};
+
 static int start(void **state)
 {
 	int rc = softhsm_start(state);
@@ -126,7 +130,7 @@ static void escrow_round_trip(void **state)
 	kt_token_key escrow = wrapping_key("escrow"), key = session_key(), back;
 	kt_blob blob, parsed;
 	kt_buf text = KT_BUF_INIT;
-	assert_kt_ok(kt_token_wrap_under(t, &key, &escrow, KT_BLOB_ESCROW, &blob, &err));
+	assert_kt_ok(kt_token_wrap_under(t, &key, &escrow, &to_escrow, &blob, &err));
 	assert_int_equal(blob.format, KT_BLOB_RFC5649);
 	assert_string_equal(blob.mechanism, "CKM_AES_KEY_WRAP_PAD");
 	assert_string_equal(blob.token.label, "kt-test");
@@ -148,7 +152,7 @@ static void escrow_round_trip(void **state)
 	assert_non_null(strstr(err.msg, escrow.kcv));
 	memcpy(parsed.wrapping.kcv, other.kcv, sizeof other.kcv); /* a blob that lies about its wrapping key */
 	assert_kt_fails(KT_E_KEY, kt_token_unwrap_under(t, &parsed, &other, &back, &err));
-	assert_kt_fails(KT_E_INTERNAL, kt_token_wrap_under(t, &key, &escrow, KT_BLOB_TRANSPORT, &blob, &err));
+	assert_kt_fails(KT_E_INTERNAL, kt_token_wrap_under(t, &key, &escrow, &to_transport, &blob, &err));
 }
 
 /* Both formats, opened by libcrypto, and by the token again. */
@@ -162,7 +166,7 @@ static void libcrypto_opens_both_formats(void **state)
 		kt_blob blob;
 		if (i == 1)
 			t->by_format[KT_BLOB_RFC5649].name = NULL; /* as a token with RFC 3394 alone */
-		assert_kt_ok(kt_token_wrap_under(t, &key, &wrapping, KT_BLOB_ESCROW, &blob, &err));
+		assert_kt_ok(kt_token_wrap_under(t, &key, &wrapping, &to_escrow, &blob, &err));
 		assert_int_equal(blob.format, i ? KT_BLOB_RFC3394 : KT_BLOB_RFC5649);
 		assert_string_equal(blob.mechanism, i ? "CKM_AES_KEY_WRAP" : "CKM_AES_KEY_WRAP_PAD");
 		assert_kt_ok(kt_blob_unwrap_aes(&blob, &value, &opened, &err));
@@ -206,7 +210,7 @@ static void a_corrupted_escrow_is_refused(void **state)
 	for (int format = 0; format < 2; format++) {
 		if (format == 1)
 			t->by_format[KT_BLOB_RFC5649].name = NULL;
-		assert_kt_ok(kt_token_wrap_under(t, &key, &wrapping, KT_BLOB_ESCROW, &good, &err));
+		assert_kt_ok(kt_token_wrap_under(t, &key, &wrapping, &to_escrow, &good, &err));
 		long before = shim->objects;
 		for (size_t i = 0; i < good.wrapped_len; i++) {
 			kt_blob bad = good;
@@ -238,7 +242,7 @@ static void a_node_opens_its_key(void **state)
 	char kcv[KT_KCV_TEXT];
 	uint8_t a[KT_PROOF_LEN], b[KT_PROOF_LEN], nonce[16] = {3};
 	assert_int_equal(node.bits, 2048);
-	assert_kt_ok(kt_token_wrap_for_node(t, &key, &node, KT_BLOB_TRANSPORT, &blob, &err));
+	assert_kt_ok(kt_token_wrap_for_node(t, &key, &node, &to_transport, &blob, &err));
 	assert_int_equal(blob.wrapped_len, 256);
 	assert_true(blob.format == KT_BLOB_RSA_OAEP_SHA1 || blob.format == KT_BLOB_RSA_OAEP_SHA256);
 	assert_string_equal(blob.spki_sha256, node.spki_sha256);
@@ -255,7 +259,7 @@ static void a_node_opens_its_key(void **state)
 		assert_kt_fails(KT_E_KEY, kt_blob_unwrap_rsa(&bad, pair, &opened, &err));
 		assert_null(opened.data);
 	}
-	assert_kt_fails(KT_E_INTERNAL, kt_token_wrap_for_node(t, &key, &node, KT_BLOB_ESCROW, &blob, &err));
+	assert_kt_fails(KT_E_INTERNAL, kt_token_wrap_for_node(t, &key, &node, &to_escrow, &blob, &err));
 	kt_token_drop_node_key(t, &node);
 	assert_int_equal(node.handle, 0);
 }
@@ -269,7 +273,7 @@ static void a_key_for_another_node_is_named_so(void **state)
 	EVP_PKEY *other = EVP_RSA_gen(2048), *ec = EVP_EC_gen("P-256");
 	kt_blob blob;
 	kt_secret opened;
-	assert_kt_ok(kt_token_wrap_for_node(t, &key, &node, KT_BLOB_REHEARSAL, &blob, &err));
+	assert_kt_ok(kt_token_wrap_for_node(t, &key, &node, &to_rehearsal, &blob, &err));
 	assert_kt_fails(KT_E_KEY, kt_blob_unwrap_rsa(&blob, other, &opened, &err));
 	assert_non_null(strstr(err.remedy, "enroll"));
 	assert_kt_ok(kt_blob_spki_sha256(other, blob.spki_sha256, &err)); /* a forged name */
@@ -368,10 +372,10 @@ static void missing_mechanisms_are_said(void **state)
 	shim->deny_wrap[0] = CKM_AES_KEY_WRAP;
 	shim->deny_wrap[1] = CKM_AES_KEY_WRAP_PAD;
 	shim->deny_wrap[2] = CKM_RSA_PKCS_OAEP;
-	assert_kt_fails(KT_E_HSM, kt_token_wrap_under(t, &key, &escrow, KT_BLOB_ESCROW, &blob, &err));
+	assert_kt_fails(KT_E_HSM, kt_token_wrap_under(t, &key, &escrow, &to_escrow, &blob, &err));
 	assert_non_null(strstr(err.msg, "rfc5649"));
 	assert_non_null(strstr(err.remedy, "list-mechanisms"));
-	assert_kt_fails(KT_E_HSM, kt_token_wrap_for_node(t, &key, &node, KT_BLOB_TRANSPORT, &blob, &err));
+	assert_kt_fails(KT_E_HSM, kt_token_wrap_for_node(t, &key, &node, &to_transport, &blob, &err));
 	assert_non_null(strstr(err.msg, "rsa-oaep"));
 }
 
@@ -381,9 +385,9 @@ static void a_length_that_the_format_cannot_have_is_refused(void **state)
 	kt_err err = KT_ERR_INIT;
 	kt_token_key escrow = wrapping_key("escrow"), key = session_key();
 	kt_blob blob;
-	assert_kt_ok(kt_token_wrap_under(t, &key, &escrow, KT_BLOB_ESCROW, &blob, &err));
+	assert_kt_ok(kt_token_wrap_under(t, &key, &escrow, &to_escrow, &blob, &err));
 	shim->pad_is_long = true; /* after it was probed */
-	assert_kt_fails(KT_E_HSM, kt_token_wrap_under(t, &key, &escrow, KT_BLOB_ESCROW, &blob, &err));
+	assert_kt_fails(KT_E_HSM, kt_token_wrap_under(t, &key, &escrow, &to_escrow, &blob, &err));
 	assert_non_null(strstr(err.msg, "48 bytes"));
 }
 
@@ -394,7 +398,7 @@ static void value_len_is_given_where_it_is_wanted(void **state)
 	kt_token_key escrow = wrapping_key("escrow"), key = session_key(), back;
 	kt_blob blob;
 	shim->unwrap_wants_len = true;
-	assert_kt_ok(kt_token_wrap_under(t, &key, &escrow, KT_BLOB_ESCROW, &blob, &err));
+	assert_kt_ok(kt_token_wrap_under(t, &key, &escrow, &to_escrow, &blob, &err));
 	assert_kt_ok(kt_token_unwrap_under(t, &blob, &escrow, &back, &err));
 	same_proof(&key, &back);
 }
@@ -405,7 +409,7 @@ static void what_an_unwrap_ignores_is_destroyed(void **state)
 	kt_err err = KT_ERR_INIT;
 	kt_token_key escrow = wrapping_key("escrow"), key = session_key(), back;
 	kt_blob blob;
-	assert_kt_ok(kt_token_wrap_under(t, &key, &escrow, KT_BLOB_ESCROW, &blob, &err));
+	assert_kt_ok(kt_token_wrap_under(t, &key, &escrow, &to_escrow, &blob, &err));
 	long before = shim->objects;
 	shim->lie_about = CKA_SENSITIVE; /* openCryptoki ignores it at unwrap */
 	assert_kt_fails(KT_E_REFUSED, kt_token_unwrap_under(t, &blob, &escrow, &back, &err));
@@ -423,7 +427,7 @@ static void openssl_command_opens_the_escrow(void **state)
 	kt_blob blob;
 	kt_buf out = KT_BUF_INIT;
 	char hex[65], in_path[600], out_path[600], kcv[KT_KCV_TEXT];
-	assert_kt_ok(kt_token_wrap_under(t, &key, &wrapping, KT_BLOB_ESCROW, &blob, &err));
+	assert_kt_ok(kt_token_wrap_under(t, &key, &wrapping, &to_escrow, &blob, &err));
 	kt_token_close(t); /* children are not started while a module is loaded */
 	t = NULL;
 	for (size_t i = 0; i < 32; i++)
