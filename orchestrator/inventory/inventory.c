@@ -240,6 +240,79 @@ static kt_code node_path(const loader *l, const kt_node *n, const char *text, co
 	return rc;
 }
 
+/* --- Transport keys --------------------------------------------------------------------------------------------------
+ */
+
+/* The nearest "transport_key": the node's own, the first of its groups' that has one, the file's; NULL: none. `where`
+ * gets its place. */
+static const cJSON *find_transport_key(const kt_cluster *c, const kt_node *n, char where[PATH_TEXT])
+{
+	static const char name[] = "transport_key";
+	const cJSON *groups = member(n->spec, "groups");
+	const cJSON *found = member(n->spec, name);
+	(void)snprintf(where, PATH_TEXT, "$.nodes[%zu].%s", n->entry, name);
+	for (const cJSON *g = groups ? groups->child : NULL; g && !found; g = g->next) {
+		found = member(member(member(c->doc.root, "groups"), g->valuestring), name);
+		(void)snprintf(where, PATH_TEXT, "$.groups.%.64s.%s", g->valuestring, name);
+	}
+	if (found)
+		return found;
+	(void)snprintf(where, PATH_TEXT, "$.%s", name);
+	return member(c->doc.root, name);
+}
+
+/* The node reads the PIN, and nobody is there to type it. The URI is never copied into an error: a careless one holds a
+ * PIN. */
+static kt_code check_transport_uri(const char *uri, kt_err *err)
+{
+	const char *source = strstr(uri, "pin-source=");
+	if (strncmp(uri, "pkcs11:", 7) != 0)
+		return kt_fail(err, KT_E_INPUT, "write \"file\", or name a token on the node: pkcs11:token=LABEL",
+			       "is neither \"file\" nor a pkcs11: URI (RFC 7512)");
+	if (strcasestr(uri, "pin-value"))
+		return kt_fail(err, KT_E_INPUT,
+			       "use pin-source=file:/path, a file on the node with mode 0400, and change the PIN if "
+			       "others could read this file",
+			       "holds a PIN (pin-value), which must not stand in a file like this");
+	if (source && strncmp(source + strlen("pin-source="), "file:/", 6) != 0)
+		return kt_fail(err, KT_E_INPUT, "use pin-source=file:/path, a file on the node with mode 0400",
+			       "the PIN of a node's token can only come from a file on the node");
+	return KT_OK;
+}
+
+static kt_code read_environment(const loader *l, kt_node *n, const cJSON *from, const char *where, kt_err *err)
+{
+	n->environment = from ? cJSON_CreateObject() : NULL;
+	if (from && !n->environment)
+		return no_memory(err);
+	for (const cJSON *v = from ? from->child : NULL; v; v = v->next) {
+		char *text = NULL;
+		KT_TRY(node_text(l, n, v->valuestring, where, &text, err));
+		kt_code rc = kt_json_add_str(n->environment, v->string, text, err);
+		free(text);
+		KT_TRY(rc);
+	}
+	return KT_OK;
+}
+
+static kt_code read_transport_key(const loader *l, kt_node *n, kt_err *err)
+{
+	char where[PATH_TEXT];
+	const cJSON *found = find_transport_key(l->c, n, where);
+	const cJSON *uri = cJSON_IsObject(found) ? member(found, "uri") : found;
+	if (!uri || strcmp(uri->valuestring, "file") == 0)
+		return KT_OK;
+	KT_TRY(node_text(l, n, uri->valuestring, where, &n->transport_key, err));
+	KT_TRY(at(l->c, where, check_transport_uri(n->transport_key, err), err));
+	return read_environment(l, n, cJSON_IsObject(found) ? member(found, "environment") : NULL, where, err);
+}
+
+kt_code kt_node_transport_at(const kt_node *node, kt_buf *out, kt_err *err)
+{
+	const char *uri = node->transport_key ? node->transport_key : "file";
+	return kt_buf_append(out, uri, strcspn(uri, "?"), err);
+}
+
 static kt_code finish_node(loader *l, kt_node *n, kt_err *err)
 {
 	const kt_cluster *c = l->c;
@@ -258,7 +331,8 @@ static kt_code finish_node(loader *l, kt_node *n, kt_err *err)
 	KT_TRY(at(c, "$.agent.path", check_remote_path(n->agent_path, err), err));
 	KT_TRY(node_text(l, n, text_of(c, "agent", "state", DEFAULT_AGENT_STATE), "$.agent.state", &n->agent_state,
 			 err));
-	return at(c, "$.agent.state", check_remote_path(n->agent_state, err), err);
+	KT_TRY(at(c, "$.agent.state", check_remote_path(n->agent_state, err), err));
+	return read_transport_key(l, n, err);
 }
 
 /* --- The rest of the file --------------------------------------------------------------------------------------------
@@ -415,6 +489,8 @@ void kt_cluster_free(kt_cluster *c)
 		return;
 	for (size_t i = 0; i < c->nodes_count; i++) {
 		kt_node *n = &c->nodes[i];
+		cJSON_Delete(n->environment);
+		free(n->transport_key);
 		free(n->agent_state);
 		free(n->agent_path);
 		free(n->identity);

@@ -22,6 +22,11 @@ typedef struct kt_node {
 	char *identity;    /* absolute path of the private key; NULL: the ssh configuration and the agent decide */
 	char *agent_path;  /* folder of the agent's program on the node, absolute */
 	char *agent_state; /* the agent's state folder on the node, absolute */
+	/* Where its transport key is: a pkcs11: URI that is meaningful on the node (a PIN comes from a file there), or
+	 * NULL for a file of the agent's. `environment` is what the token's module needs: an object of texts, or NULL.
+	 */
+	char *transport_key;
+	cJSON *environment;
 	size_t entry;      /* index into "nodes" of the file, for messages: $.nodes[entry] */
 	const cJSON *spec; /* that entry, borrowed from doc */
 } kt_node;
@@ -66,6 +71,10 @@ void kt_cluster_free(kt_cluster *c);
 
 /* The node of that name, or NULL. */
 const kt_node *kt_cluster_node(const kt_cluster *c, const char *name);
+
+/* A node's transport key as people know it: "file", or its URI without the query part (which only says how the node
+ * gets at it, RFC 7512 §2.4). Appended to `out`. */
+KT_MUST_CHECK kt_code kt_node_transport_at(const kt_node *node, kt_buf *out, kt_err *err);
 
 /* The value of a variable as the file has it (a template): the node's own, else the first of its groups' (in the order
  * of the node's "groups") that has it, else the cluster's, else NULL. `node` may be NULL: the cluster's alone. */

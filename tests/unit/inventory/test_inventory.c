@@ -197,6 +197,74 @@ static const struct {
 	 "cluster.json:3: $.key.to: "},
 };
 
+static void assert_transport(const kt_node *n, const char *uri, const char *where)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_buf told = KT_BUF_INIT;
+	if (uri)
+		assert_string_equal(n->transport_key, uri);
+	else
+		assert_null(n->transport_key);
+	assert_kt_ok(kt_node_transport_at(n, &told, &err));
+	assert_string_equal(kt_buf_cstr(&told), where);
+	kt_buf_free(&told);
+}
+
+static void the_nearest_transport_key_wins(void **state)
+{
+	(void)state;
+	kt_cluster c;
+	reads("{\"cluster\":\"looker\",\"playbook\":\"looker\",\"transport_key\":{\"uri\":\"pkcs11:token=${node}?pin-"
+	      "source=file:/"
+	      "etc/pin\",\"environment\":{\"SOFTHSM2_CONF\":\"/etc/"
+	      "${node}.conf\"}},\"groups\":{\"a\":{},\"b\":{\"transport_"
+	      "key\":\"pkcs11:token=group?pin-source=file:/"
+	      "p\"}},\"nodes\":[{\"name\":\"n1\"},{\"name\":\"n2\",\"groups\":[\"a\","
+	      "\"b\"]},{\"name\":\"n3\",\"groups\":[\"b\"],\"transport_key\":\"file\"},{\"name\":\"n4\",\"transport_"
+	      "key\":"
+	      "\"pkcs11:token=own;object=k\"}]," REST "}",
+	      &c);
+	assert_transport(&c.nodes[0], "pkcs11:token=n1?pin-source=file:/etc/pin", "pkcs11:token=n1");
+	assert_string_equal(cJSON_GetObjectItem(c.nodes[0].environment, "SOFTHSM2_CONF")->valuestring, "/etc/n1.conf");
+	assert_transport(&c.nodes[1], "pkcs11:token=group?pin-source=file:/p", "pkcs11:token=group");
+	assert_null(c.nodes[1].environment);
+	assert_transport(&c.nodes[2], NULL, "file");
+	assert_transport(&c.nodes[3], "pkcs11:token=own;object=k", "pkcs11:token=own;object=k");
+	kt_cluster_free(&c);
+}
+
+static void transport_keys_that_are_refused(void **state)
+{
+	static const struct {
+		const char *key, *says;
+	} bad[] = {
+		{"\"pkcs11:token=t?pin-value=canary4711\"", "holds a PIN"},
+		{"\"pkcs11:token=t?pin-source=env:PIN\"", "only come from a file on the node"},
+		{"\"pkcs11:token=t?pin-source=fd:3\"", "only come from a file on the node"},
+		{"\"/etc/key.pem\"", "neither \"file\" nor a pkcs11: URI"},
+		{"{\"uri\":\"pkcs11:token=t\",\"pin\":\"canary4711\"}", "pin"},
+		{"{\"environment\":{}}", "uri"},
+		{"{\"uri\":\"pkcs11:token=t\",\"environment\":{\"a b\":\"c\"}}", "a b"},
+		{"{\"uri\":\"pkcs11:token=t\",\"environment\":{\"A\":1}}", "environment.A"},
+		{"\"pkcs11:token=${nobody}\"", "nobody"},
+		{"7", "transport_key"},
+	};
+	(void)state;
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+		char text[1024];
+		kt_cluster c;
+		kt_err err = KT_ERR_INIT;
+		(void)snprintf(text, sizeof text,
+			       "{\"cluster\":\"c\",\"playbook\":\"looker\",\"nodes\":[{\"name\":\"n\",\n\"transport_"
+			       "key\":%s}]," REST "}",
+			       bad[i].key);
+		assert_kt_fails(KT_E_INPUT, parse(text, &c, &err));
+		assert_non_null(strstr(err.msg, bad[i].says));
+		assert_non_null(strstr(err.msg, "cluster.json:2: $.nodes[0].transport_key"));
+		assert_null(strstr(err.msg, "canary4711"));
+	}
+}
+
 static void faults_are_named_with_their_place(void **state)
 {
 	(void)state;
@@ -280,6 +348,8 @@ int main(void)
 		cmocka_unit_test(a_small_file_has_defaults),
 		cmocka_unit_test(everything_can_be_set),
 		cmocka_unit_test(the_nearest_variable_wins),
+		cmocka_unit_test(the_nearest_transport_key_wins),
+		cmocka_unit_test(transport_keys_that_are_refused),
 		cmocka_unit_test(faults_are_named_with_their_place),
 		cmocka_unit_test(a_pin_in_the_file_is_refused_and_not_repeated),
 		cmocka_unit_test(ten_thousand_nodes),
