@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a run did to keys, out of its journal: the engine says where the run stands, the outcomes what was made. */
+#include <stdio.h>
+#include <string.h>
+
+#include "orchestrator/journal/replay.h"
+#include "orchestrator/ledger/internal.h"
+
+/* Invariant: `from` and `to` belong to `keys`; `to` is NULL until the run has made its key. */
+typedef struct fold {
+	cJSON *keys;
+	const char *run;
+	cJSON *plan;
+	kt_engine *engine;
+	cJSON *from;
+	cJSON *to;
+	bool active; /* `to` has opened the data */
+	bool turned; /* the run has ended turned, and was not taken back */
+} fold;
+
+/* --- The two keys of a run ---------------------------------------------------------------------------------------- */
+
+/* A run that does not know the old key's check value cannot say which key that is. */
+static kt_code find_old(fold *f, int64_t time_ms, kt_err *err)
+{
+	char id[KT_LEDGER_ID];
+	const cJSON *key = kt_ledger_member(f->plan, "key");
+	const cJSON *from = kt_ledger_member(key, "from");
+	const char *kcv = kt_ledger_text(key, "kcv");
+	if (!kcv[0])
+		return KT_OK;
+	f->from = kt_ledger_element(f->keys, "kcv", kcv);
+	(void)snprintf(id, sizeof id, "kcv-%.6s", kcv);
+	const kt_ledger_new outside = {.id = id,
+				       .label = "",
+				       .uri = from && cJSON_IsString(from->child) ? from->child->valuestring : "",
+				       .kind = "cluster",
+				       .kcv = kcv};
+	if (!f->from)
+		KT_TRY(kt_ledger_add_key(f->keys, &outside, &f->from, err));
+	if (kt_ledger_element(kt_ledger_member(f->from, "history"), "state", "active"))
+		return KT_OK;
+	return kt_ledger_add_event(f->from, KT_KEY_ACTIVE, time_ms, f->run, "in use when the run began", err);
+}
+
+/* The token's URI and the key's name in it. */
+static void uri_of(const fold *f, const char *id, char out[KT_LEDGER_PATH])
+{
+	const char *token = kt_ledger_text(kt_ledger_member(f->plan, "hsm"), "token");
+	int n = snprintf(out, KT_LEDGER_PATH, "%.*s%sid=", (int)strcspn(token, "?"), token,
+			 token[strlen("pkcs11:")] ? ";" : "");
+	for (size_t i = 0; id[i] && id[i + 1] && n > 0 && n < KT_LEDGER_PATH - 4; i += 2)
+		n += snprintf(out + n, KT_LEDGER_PATH - (size_t)n, "%%%.2s", id + i);
+}
+
+static kt_code on_generate(fold *f, const cJSON *result, int64_t time_ms, kt_err *err)
+{
+	const char *id, *label, *kcv;
+	char uri[KT_LEDGER_PATH];
+	KT_TRY(kt_json_str(result, "id", &id, err));
+	KT_TRY(kt_json_str(result, "label", &label, err));
+	KT_TRY(kt_json_str(result, "kcv", &kcv, err));
+	uri_of(f, id, uri);
+	const kt_ledger_new made = {.id = id, .label = label, .uri = uri, .kind = "cluster", .kcv = kcv};
+	f->to = kt_ledger_element(f->keys, "id", id);
+	if (!f->to)
+		KT_TRY(kt_ledger_add_key(f->keys, &made, &f->to, err));
+	if (kt_ledger_member(f->to, "run"))
+		return KT_OK; /* made again, the same: a coordinator died between intent and outcome */
+	KT_TRY(kt_json_add_str(f->to, "run", f->run, err));
+	return kt_ledger_add_event(f->to, KT_KEY_PRE_ACTIVE, time_ms, f->run, "made by the run", err);
+}
+
+/* --- Escrows and backups ------------------------------------------------------------------------------------------ */
+
+/* What the ledger says of that file is newer: it was wrapped anew, or removed. */
+static kt_code add_escrow(fold *f, const kt_ledger_escrow *e, kt_err *err)
+{
+	return kt_ledger_element(kt_ledger_member(f->to, "escrows"), "path", e->path)
+		       ? KT_OK
+		       : kt_ledger_escrowed(f->to, e, err);
+}
+
+static kt_code on_escrow(fold *f, const cJSON *result, int64_t time_ms, kt_err *err)
+{
+	const kt_ledger_escrow own = {.path = kt_ledger_text(result, "path"),
+				      .custodian = "",
+				      .under = kt_ledger_text(result, "wrapping_key"),
+				      .under_kcv = kt_ledger_text(result, "wrapping_kcv"),
+				      .time_ms = time_ms};
+	const cJSON *custodians = kt_ledger_member(result, "custodians");
+	if (!f->to)
+		return kt_fail(err, KT_E_AUDIT, NULL, "run %s escrowed a key that it had not made", f->run);
+	KT_TRY(add_escrow(f, &own, err));
+	for (const cJSON *c = custodians ? custodians->child : NULL; c; c = c->next) {
+		const kt_ledger_escrow e = {.path = kt_ledger_text(c, "path"),
+					    .custodian = kt_ledger_text(c, "name"),
+					    .under = kt_ledger_text(c, "spki_sha256"),
+					    .under_kcv = "",
+					    .time_ms = time_ms};
+		KT_TRY(add_escrow(f, &e, err));
+	}
+	return KT_OK;
+}
+
+static bool has_need(const cJSON *key, const char *what, const char *node)
+{
+	const cJSON *needs = kt_ledger_member(key, "dependants");
+	for (const cJSON *n = needs ? needs->child : NULL; n; n = n->next)
+		if (kt_ledger_is(n, "what", what) && kt_ledger_is(n, "node", node))
+			return true;
+	return false;
+}
+
+/* The data in a backup is under the old key. */
+static kt_code on_backup(fold *f, const kt_event *ev, kt_err *err)
+{
+	const char *archive = kt_ledger_text(ev->result, "archive");
+	if (!f->from || kt_ledger_element(kt_ledger_member(f->from, "released"), "run", f->run))
+		return KT_OK;
+	if (ev->attempt > 1 && has_need(f->from, archive, ev->node))
+		return KT_OK;
+	return kt_ledger_add_need(f->from, "backup", archive, ev->node, f->run, err);
+}
+
+/* --- Event by event ----------------------------------------------------------------------------------------------- */
+
+static const char *verb_of(const fold *f, const char *step)
+{
+	const cJSON *s = kt_ledger_element(kt_ledger_member(f->plan, "steps"), "name", step);
+	return kt_ledger_text(s, "verb");
+}
+
+static kt_code on_outcome(fold *f, const kt_event *ev, int64_t time_ms, kt_err *err)
+{
+	if (ev->role != KT_ROLE_DO || ev->status != KT_STATUS_OK)
+		return KT_OK;
+	const char *verb = verb_of(f, ev->step);
+	if (strcmp(verb, "key.generate") == 0)
+		return on_generate(f, ev->result, time_ms, err);
+	if (strcmp(verb, "key.escrow") == 0)
+		return on_escrow(f, ev->result, time_ms, err);
+	return strcmp(verb, "backup.create") == 0 ? on_backup(f, ev, err) : KT_OK;
+}
+
+static kt_code taken_back(fold *f, int64_t time_ms, kt_err *err)
+{
+	char kept[128];
+	if (f->to && f->active) {
+		(void)snprintf(kept, sizeof kept, "what its restore replaced (*.keyturn-%s.old)", f->run);
+		KT_TRY(kt_ledger_add_event(f->to, KT_KEY_DEACTIVATED, time_ms, f->run, "the run was taken back", err));
+		if (!kt_ledger_element(kt_ledger_member(f->to, "released"), "run", f->run))
+			KT_TRY(kt_ledger_add_need(f->to, "kept", kept, "", f->run, err));
+	}
+	if (f->from && f->turned)
+		KT_TRY(kt_ledger_add_event(f->from, KT_KEY_ACTIVE, time_ms, f->run, "the run was taken back", err));
+	f->active = f->turned = false;
+	return KT_OK;
+}
+
+/* Where the run stands now that the event was applied. */
+static kt_code on_progress(fold *f, const kt_event *ev, int64_t time_ms, kt_err *err)
+{
+	kt_engine_status s = kt_engine_state(f->engine);
+	if (f->to && !f->active && s.rekey_done) {
+		f->active = true;
+		KT_TRY(kt_ledger_add_event(f->to, KT_KEY_ACTIVE, time_ms, f->run, "the data opens with it", err));
+	}
+	if (ev->kind != KT_EVENT_END)
+		return KT_OK;
+	if (ev->state == KT_RUN_ROLLED_BACK)
+		return taken_back(f, time_ms, err);
+	if (ev->state != KT_RUN_TURNED || f->turned)
+		return KT_OK;
+	f->turned = true;
+	return f->from ? kt_ledger_add_event(f->from, KT_KEY_DEACTIVATED, time_ms, f->run, "turned", err) : KT_OK;
+}
+
+static kt_code apply(fold *f, const kt_event *ev, const cJSON *body, int64_t time_ms, kt_err *err)
+{
+	if (ev->kind == KT_EVENT_BEGIN && !f->plan) {
+		f->plan = cJSON_Duplicate(body, true);
+		if (!f->plan)
+			return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+		KT_TRY(kt_engine_new(f->plan, &f->engine, err));
+		KT_TRY(find_old(f, time_ms, err));
+	}
+	if (!f->engine)
+		return kt_fail(err, KT_E_AUDIT, NULL, "the run does not begin with its plan");
+	KT_TRY(kt_engine_apply(f->engine, ev, err));
+	if (ev->kind == KT_EVENT_OUTCOME)
+		KT_TRY(on_outcome(f, ev, time_ms, err));
+	return on_progress(f, ev, time_ms, err);
+}
+
+static kt_code on_entry(void *user, const kt_entry *e, kt_err *err)
+{
+	kt_event ev;
+	kt_err error;
+	cJSON *body;
+	KT_TRY(kt_event_of_entry(e, &ev, &body, &error, err));
+	kt_code rc = apply(user, &ev, body, e->time_ms, err);
+	cJSON_Delete(body);
+	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "entry %lld of the journal", (long long)e->seq);
+}
+
+/* As long as a run is not over, both its keys may be what opens the data. */
+static kt_code needs_of_open_run(fold *f, kt_err *err)
+{
+	kt_run_state s = kt_engine_state(f->engine).state;
+	if (kt_run_state_final(s))
+		return KT_OK;
+	if (f->from)
+		KT_TRY(kt_ledger_add_need(f->from, "run", "a run that is not over", "", f->run, err));
+	return f->to ? kt_ledger_add_need(f->to, "run", "a run that is not over", "", f->run, err) : KT_OK;
+}
+
+kt_code kt_ledger_fold_run(kt_journal *j, const char *run, cJSON *keys, kt_err *err)
+{
+	fold f = {.keys = keys, .run = run};
+	kt_code rc = kt_journal_read(j, run, on_entry, &f, err);
+	if (rc == KT_OK && f.engine)
+		rc = needs_of_open_run(&f, err);
+	kt_engine_free(f.engine);
+	cJSON_Delete(f.plan);
+	return rc;
+}

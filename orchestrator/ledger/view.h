@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * All keys of a cluster: the ledger joined with what the journal's runs tell. Each key is an object with the members of
+ * the ledger's entries, and (docs/FORMATS.md, section 12)
+ *   state, since_ms, on_data (data is, or may be, under it), run (which made it; absent: none),
+ *   dependants: [{kind: data|run|backup|kept|escrow, what, node, run}], warnings: [text]
+ */
+#ifndef KT_LEDGER_VIEW_H
+#define KT_LEDGER_VIEW_H
+
+#include "orchestrator/journal/journal.h"
+#include "orchestrator/ledger/ledger.h"
+
+typedef struct kt_view_options {
+	const char *cluster;       /* its name */
+	int64_t now_ms;            /* for cryptoperiods */
+	int64_t cryptoperiod_days; /* of keys that runs made; 0: none */
+} kt_view_options;
+
+/* *out is an array, the caller's: cJSON_Delete. `j` may be NULL: there was no run yet. KT_E_AUDIT when the journal does
+ * not fit. */
+KT_MUST_CHECK kt_code kt_ledger_view(const kt_ledger *l, kt_journal *j, const kt_view_options *o, cJSON **out,
+				     kt_err *err);
+
+/* The key with this id; else the one with this check value and kind (a key that came from elsewhere has no other name).
+ * NULL when there is none. */
+const cJSON *kt_view_find(const cJSON *keys, const char *id, const char *kind, const char *kcv);
+/* Its state, and what an entry of the ledger for it begins with. */
+kt_key_state kt_view_state(const cJSON *key);
+kt_ledger_new kt_view_describe(const cJSON *key);
+/* KT_OK when nothing depends on the key, else KT_E_REFUSED naming each (the first ten). */
+KT_MUST_CHECK kt_code kt_view_unneeded(const cJSON *key, kt_err *err);
+
+#endif
