@@ -192,8 +192,53 @@ const char *kt_p11_rv_name(CK_RV rv)
 	return rv & CKR_VENDOR_DEFINED ? "a vendor's own CKR" : "an unknown CKR";
 }
 
+/* What this thread's calls said. */
+static _Thread_local struct {
+	bool lost, pin_refused;
+} said;
+
+/* After these nothing more is to be had from the session: a new one, or a new start of the module, may help. */
+static bool means_lost(CK_RV rv)
+{
+	return rv == CKR_SESSION_HANDLE_INVALID || rv == CKR_SESSION_CLOSED || rv == CKR_DEVICE_REMOVED ||
+	       rv == CKR_DEVICE_ERROR || rv == CKR_TOKEN_NOT_PRESENT || rv == CKR_TOKEN_NOT_RECOGNIZED ||
+	       rv == CKR_SLOT_ID_INVALID || rv == CKR_CRYPTOKI_NOT_INITIALIZED || rv == CKR_USER_NOT_LOGGED_IN;
+}
+
+/* After any other failure of C_Login than these it is not known what the token made of the PIN. */
+static bool pin_untried(CK_RV rv)
+{
+	return rv == CKR_OK || rv == CKR_USER_ALREADY_LOGGED_IN || rv == CKR_USER_ANOTHER_ALREADY_LOGGED_IN ||
+	       means_lost(rv);
+}
+
+bool kt_p11_lost(void)
+{
+	return said.lost;
+}
+
+bool kt_p11_pin_refused(void)
+{
+	return said.pin_refused;
+}
+
+void kt_p11_note_lost(void)
+{
+	said.lost = true;
+}
+
+void kt_p11_forget(void)
+{
+	said.lost = said.pin_refused = false;
+}
+
 CK_RV kt_p11_trace(const char *call, CK_RV rv)
 {
+	kt_watch_end();
+	if (means_lost(rv))
+		said.lost = true;
+	if (strcmp(call, "C_Login") == 0 && !pin_untried(rv))
+		said.pin_refused = true;
 	if (kt_log_get_level() >= KT_LOG_TRACE)
 		kt_log(KT_LOG_TRACE, "pkcs11: %s = %s (0x%lx)", call, kt_p11_rv_name(rv), rv);
 	return rv;

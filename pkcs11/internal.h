@@ -8,12 +8,20 @@
 #include "pkcs11/key.h"
 #include "pkcs11/mechanism.h"
 #include "pkcs11/token.h"
+#include "pkcs11/watch.h"
 #include "wire/blob.h"
 
 /* --- errors.c ----------------------------------------------------------------------------------------------------- */
 
-/* Write the call and its result to the trace (never its arguments); returns rv. */
+/* The call that kt_watch_begin noted has ended: write it and its result to the trace (never its arguments), and note
+ * whether it says that session or device are lost; returns rv. */
 CK_RV kt_p11_trace(const char *call, CK_RV rv);
+/* What this thread's calls said since the last kt_p11_forget: was the session or the device lost, was a PIN refused? */
+bool kt_p11_lost(void);
+bool kt_p11_pin_refused(void);
+void kt_p11_forget(void);
+/* The token itself was seen to be gone, though the call said nothing of the kind. */
+void kt_p11_note_lost(void);
 /* "CKR_PIN_INCORRECT"; for a value without a name "CKR_VENDOR_DEFINED" or "an unknown CKR". Static. */
 const char *kt_p11_rv_name(CK_RV rv);
 /* The error that (call, rv) stands for, with its likely cause and remedy; `where` names token or module. */
@@ -22,8 +30,8 @@ KT_MUST_CHECK kt_code kt_p11_fail(const char *where, const char *call, CK_RV rv,
 KT_MUST_CHECK kt_code kt_p11_check(const char *where, const char *call, CK_RV rv, kt_err *err);
 
 /* Every call of a C_ function is one of these two. P11_RV gives the CK_RV, P11 a kt_code. */
-#define P11_RV(f, call, ...) kt_p11_trace(#call, (f)->call(__VA_ARGS__))
-#define P11(t, err, call, ...) kt_p11_check((t)->name, #call, (t)->f->call(__VA_ARGS__), err)
+#define P11_RV(f, call, ...) (kt_watch_begin(#call), kt_p11_trace(#call, (f)->call(__VA_ARGS__)))
+#define P11(t, err, call, ...) (kt_watch_begin(#call), kt_p11_check((t)->name, #call, (t)->f->call(__VA_ARGS__), err))
 
 /* --- module.c ----------------------------------------------------------------------------------------------------- */
 

@@ -20,6 +20,7 @@ static const char *last_message(void)
 static kt_code start(kt_p11_module *m, char *reserved, kt_err *err)
 {
 	CK_C_INITIALIZE_ARGS args = {.flags = CKF_OS_LOCKING_OK, .pReserved = reserved};
+	kt_watch_begin("C_Initialize");
 	CK_RV rv = reserved ? m->f->C_Initialize(&args) : p11_kit_module_initialize(m->f);
 	kt_code rc = kt_p11_check(m->name, "C_Initialize", rv, err);
 	m->ready = rc == KT_OK;
@@ -41,7 +42,9 @@ static kt_code load_by_path(const kt_uri *uri, kt_p11_modules *m, kt_err *err)
 		return kt_fail(err, KT_E_HSM, remedy, "the PKCS#11 module %s cannot be loaded: %s", path,
 			       strerror(errno));
 	KT_TRY(allocate(m, 1, err));
+	kt_watch_begin("loading the module");
 	m->list[0].f = p11_kit_module_load(path, 0);
+	kt_watch_end();
 	if (!m->list[0].f)
 		return kt_fail(err, KT_E_HSM, remedy, "the PKCS#11 module %s cannot be loaded: %s", path,
 			       last_message());
@@ -75,7 +78,9 @@ static void add_configured(CK_FUNCTION_LIST *f, const char *wanted, kt_p11_modul
 static kt_code load_configured(const char *wanted, kt_p11_modules *m, kt_err *err)
 {
 	size_t n = 0;
+	kt_watch_begin("loading the modules");
 	m->loaded = p11_kit_modules_load(NULL, 0);
+	kt_watch_end();
 	if (!m->loaded)
 		return kt_fail(err, KT_E_HSM, "correct p11-kit's configuration, or name the module by module-path=",
 			       "the PKCS#11 modules cannot be loaded: %s", last_message());
@@ -104,8 +109,10 @@ kt_code kt_p11_modules_open(const kt_uri *uri, kt_p11_modules *out, kt_err *err)
 
 static void stop(kt_p11_module *m)
 {
-	if (m->ready)
+	if (m->ready) {
+		kt_watch_begin("C_Finalize");
 		(void)kt_p11_trace("C_Finalize", p11_kit_module_finalize(m->f));
+	}
 	m->ready = false;
 }
 

@@ -10,13 +10,15 @@
  *
  * What is lost is found again: when a C_* call is longer under way than call_ms, when the child dies (the module's
  * crash), or when the token says that session or device are gone, the child is ended by its pid, the next one loads the
- * module anew and logs in, and a request that may be asked again is asked once more. A PIN that was refused, or of which
- * nobody knows whether it was (the owner was lost in C_Login), is not tried a second time: every later request fails
- * with that reason. Where the PIN could be read only once (pin-source fd: and env:, a person at the terminal) no second
- * owner is started; the error says so.
+ * module anew and logs in, and a request that may be asked again is asked once more. A PIN that was refused, or of
+ * which nobody knows whether it was (the owner was lost in C_Login), is not tried a second time: every later request
+ * fails with that reason. Where the PIN could be read only once (pin-source fd: and env:, a person at the terminal) no
+ * second owner is started; the error says so.
  */
 #ifndef KT_PKCS11_OWNER_H
 #define KT_PKCS11_OWNER_H
+
+#include <sys/types.h>
 
 #include "base/json.h"
 #include "base/secret.h"
@@ -33,14 +35,15 @@ typedef struct kt_owner_options {
 	const char *subcommand; /* the hidden one: /proc/self/exe is executed with it and two numbers of descriptors */
 	const char *uri;        /* pkcs11: URI of the token, with its pin-source */
 	int64_t call_ms;        /* how long one C_* call may take; 0: KT_OWNER_CALL_MS */
+	const char *const *env; /* complete, NAME=value, ends with NULL; NULL: ours */
 	unsigned sessions;      /* most sessions at a time, a thread each: 1..KT_OWNER_SESSIONS; 0: 1 */
 } kt_owner_options;
 
 /* Start the child, load the module, log in. Errors as kt_token_open; KT_E_HSM too when a call hung or the module
  * crashed. *out is the caller's: kt_owner_end. */
 KT_MUST_CHECK kt_code kt_owner_start(const kt_owner_options *options, kt_owner **out, kt_err *err);
-/* Close the sessions and the module in order, and wait for the child; one that does not end in time is ended by SIGKILL.
- * NULL is fine. */
+/* Close the sessions and the module in order, and wait for the child; one that does not end in time is ended by
+ * SIGKILL. NULL is fine. */
 void kt_owner_end(kt_owner *o);
 
 /* One request. The caller fills in the first part and owns what it points to; the answer is the caller's: result by
@@ -59,9 +62,11 @@ typedef struct kt_owner_request {
 
 /* Ask them all, as many at a time as there are sessions, in no order; returns when each has its answer. */
 void kt_owner_ask(kt_owner *o, kt_owner_request *list, size_t n);
-/* Ask one. result and reply may be NULL when they do not matter; *result is the caller's. */
+/* Ask one; request->code, with request->error in *err. */
 KT_MUST_CHECK kt_code kt_owner_call(kt_owner *o, kt_owner_request *request, kt_err *err);
 
+/* The token that it has open, as kt_token_info_json describes it. The owner's; until the next request. */
+const cJSON *kt_owner_token(const kt_owner *o);
 /* The child's process id for tests and for who counts its locked memory; 0 while there is none. */
 pid_t kt_owner_pid(const kt_owner *o);
 

@@ -44,18 +44,35 @@ static kt_code from_file(const char *path, kt_secret *pin, kt_err *err)
 	return rc;
 }
 
-static kt_code from_fd(const char *number, kt_secret *pin, kt_err *err)
+int kt_pin_fd(const char *source)
 {
 	char *end;
+	if (!source || strncmp(source, "fd:", 3) != 0 || source[3] < '0' || source[3] > '9')
+		return -1;
 	errno = 0;
-	long fd = strtol(number, &end, 10);
-	if (number[0] < '0' || number[0] > '9' || *end || errno || fd > 1 << 20)
+	long fd = strtol(source + 3, &end, 10);
+	return *end || errno || fd > 1 << 20 ? -1 : (int)fd;
+}
+
+static kt_code from_fd(const char *source, kt_secret *pin, kt_err *err)
+{
+	int fd = kt_pin_fd(source);
+	if (fd < 0)
 		return kt_fail(err, KT_E_INPUT, "write pin-source=fd:N, as in fd:3",
 			       "pin-source: no descriptor number");
-	kt_code rc = kt_secret_read_fd(pin, (int)fd, KT_PIN_MAX + 1, "the PIN's descriptor", err);
+	kt_code rc = kt_secret_read_fd(pin, fd, KT_PIN_MAX + 1, "the PIN's descriptor", err);
 	if (fd > STDERR_FILENO)
-		(void)close((int)fd);
+		(void)close(fd);
 	return rc;
+}
+
+/* Also where the kernel shows it: in the memory that /proc/PID/environ reads. */
+static void forget_env(const char *name)
+{
+	char *value = getenv(name);
+	if (value)
+		OPENSSL_cleanse(value, strlen(value));
+	(void)unsetenv(name);
 }
 
 static kt_code from_env(const char *name, kt_secret *pin, kt_err *err)
@@ -68,8 +85,7 @@ static kt_code from_env(const char *name, kt_secret *pin, kt_err *err)
 	kt_code rc = n > KT_PIN_MAX ? kt_fail(err, KT_E_INPUT, NULL, "the PIN in %.64s is longer than %d bytes", name,
 					      KT_PIN_MAX)
 				    : kt_secret_copy(pin, value, n, err);
-	OPENSSL_cleanse(value, n);
-	(void)unsetenv(name);
+	forget_env(name);
 	return rc;
 }
 
@@ -141,7 +157,7 @@ static kt_code from_source(const char *source, const char *prompt, kt_secret *pi
 	if (!source || !source[0])
 		return from_terminal(prompt, pin, err);
 	if (strncmp(source, "fd:", 3) == 0)
-		return from_fd(source + 3, pin, err);
+		return from_fd(source, pin, err);
 	if (strncmp(source, "env:", 4) == 0)
 		return from_env(source + 4, pin, err);
 	const char *path = strncmp(source, "file:", 5) == 0 ? source + 5 : source;
@@ -166,4 +182,18 @@ kt_code kt_pin_read(const char *source, const char *prompt, kt_secret *pin, kt_e
 	if (rc != KT_OK)
 		kt_secret_free(pin);
 	return rc;
+}
+
+bool kt_pin_repeatable(const char *source)
+{
+	return source && source[0] && strncmp(source, "fd:", 3) != 0 && strncmp(source, "env:", 4) != 0;
+}
+
+void kt_pin_handed_over(const char *source)
+{
+	int fd = kt_pin_fd(source);
+	if (fd > STDERR_FILENO)
+		(void)close(fd);
+	if (source && strncmp(source, "env:", 4) == 0)
+		forget_env(source + 4);
 }

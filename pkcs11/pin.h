@@ -17,4 +17,11 @@ enum { KT_PIN_MAX = 255 };
  * there is no PIN to be had, KT_E_IO when the file cannot be read or others can read it. */
 KT_MUST_CHECK kt_code kt_pin_read(const char *source, const char *prompt, kt_secret *pin, kt_err *err);
 
+/* Can the PIN be had a second time, without a person? Only from a file: the others are read once and never kept. */
+bool kt_pin_repeatable(const char *source);
+/* The descriptor of a source "fd:N", else -1. */
+int kt_pin_fd(const char *source);
+/* This process has handed the source over to a child: wipe it from the environment, or close it. */
+void kt_pin_handed_over(const char *source);
+
 #endif

@@ -395,6 +395,58 @@ kt_code kt_token_open(const char *uri, kt_token **out, kt_err *err)
 	return rc;
 }
 
+/* Logged in still, by another session of this process, or by a PIN that can be had again. */
+static kt_code may_log_in_again(const kt_token *t, const char *pin_source, kt_err *err)
+{
+	CK_SESSION_INFO session;
+	KT_TRY(P11(t, err, C_GetSessionInfo, t->session, &session));
+	if (session.state == CKS_RW_USER_FUNCTIONS || kt_pin_repeatable(pin_source))
+		return KT_OK;
+	return kt_fail(err, KT_E_HSM, "repeat the command with the PIN; with pin-source=file: this goes by itself",
+		       "%s: its login has ended, and the PIN was read once and is not kept", t->name);
+}
+
+/* A session for t, which has none, of the token that it was opened for. */
+static kt_code session_again(kt_token *t, const char *uri, kt_err *err)
+{
+	kt_uri parsed;
+	CK_TOKEN_INFO now;
+	KT_TRY(kt_uri_parse(uri, &parsed, err));
+	KT_TRY(kt_token_check(t, err));
+	KT_TRY(P11(t, err, C_GetTokenInfo, t->slot, &now));
+	KT_TRY(P11(t, err, C_OpenSession, t->slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &t->session));
+	if (now.flags & CKF_LOGIN_REQUIRED)
+		KT_TRY(may_log_in_again(t, parsed.pin_source, err));
+	return login(t, parsed.pin_source, now.flags, err);
+}
+
+kt_code kt_token_again(kt_token *t, const char *uri, kt_err *err)
+{
+	if (t->session)
+		(void)P11_RV(t->f, C_CloseSession, t->session);
+	t->session = 0;
+	return session_again(t, uri, err);
+}
+
+kt_code kt_token_another(const kt_token *t, const char *uri, kt_token **out, kt_err *err)
+{
+	*out = NULL;
+	kt_token *another = calloc(1, sizeof *another); /* the modules are the first one's */
+	if (!another)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	another->f = t->f;
+	another->slot = t->slot;
+	another->info = t->info;
+	another->maker = t->maker;
+	memcpy(another->name, t->name, sizeof another->name);
+	kt_code rc = session_again(another, uri, err);
+	if (rc == KT_OK)
+		*out = another;
+	else
+		kt_token_close(another);
+	return rc;
+}
+
 void kt_token_close(kt_token *t)
 {
 	if (!t)
@@ -415,13 +467,16 @@ kt_code kt_token_check(kt_token *t, kt_err *err)
 	CK_TOKEN_INFO raw;
 	kt_token_info now;
 	CK_RV rv = P11_RV(t->f, C_GetTokenInfo, t->slot, &raw);
+	if (rv == CKR_OK)
+		copy_info(&now, &raw, &(kt_p11_module){.f = t->f});
+	if (rv == CKR_OK && now.initialized && strcmp(now.label, t->info.label) == 0 &&
+	    strcmp(now.serial, t->info.serial) == 0)
+		return KT_OK;
+	kt_p11_note_lost();
 	if (rv != CKR_OK)
 		return kt_fail(err, KT_E_HSM,
 			       "bring the token back (SoftHSM: its folder under directories.tokendir), then repeat",
 			       "%s: the token is gone (C_GetTokenInfo gave %s)", t->name, kt_p11_rv_name(rv));
-	copy_info(&now, &raw, &(kt_p11_module){.f = t->f});
-	if (!now.initialized || strcmp(now.label, t->info.label) != 0 || strcmp(now.serial, t->info.serial) != 0)
-		return kt_fail(err, KT_E_HSM, "bring the right token back, then repeat",
-			       "%s: another token is in its place: \"%s\" (serial %s)", t->name, now.label, now.serial);
-	return KT_OK;
+	return kt_fail(err, KT_E_HSM, "bring the right token back, then repeat",
+		       "%s: another token is in its place: \"%s\" (serial %s)", t->name, now.label, now.serial);
 }

@@ -51,6 +51,16 @@ KT_MUST_CHECK kt_code kt_token_open(const char *uri, kt_token **out, kt_err *err
 /* Session objects end here; other sessions of the process stay. NULL is fine. */
 void kt_token_close(kt_token *t);
 
+/* One more session of an open token, for another thread; what was found out about the token is known to it, too. Close
+ * it before the one that it came from. */
+KT_MUST_CHECK kt_code kt_token_another(const kt_token *t, const char *uri, kt_token **out, kt_err *err);
+/*
+ * The session was lost: open another one, and log in again where the process is not logged in any more, with the PIN of
+ * the same source (the URI that it was opened by). Keys found before are not valid any more. Where the PIN could be
+ * read only once it is not asked for again: KT_E_HSM. Otherwise errors as for kt_token_open.
+ */
+KT_MUST_CHECK kt_code kt_token_again(kt_token *t, const char *uri, kt_err *err);
+
 /* Who it is, as read when it was opened. Owned by the token. */
 const kt_token_info *kt_token_get_info(const kt_token *t);
 /* Ask again whether the very same token is still there (C_GetTokenInfo): a vanished SoftHSM folder shows only here.

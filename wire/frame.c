@@ -51,15 +51,25 @@ static kt_code check_header(const uint8_t *h, kt_err *err)
 	return KT_OK;
 }
 
-kt_code kt_frame_decode(kt_buf *in, kt_frame_kind *kind, cJSON **payload, kt_err *err)
+kt_code kt_frame_missing(const kt_buf *in, size_t *n, kt_err *err)
 {
-	*payload = NULL;
-	if (in->len < KT_FRAME_HEADER)
+	*n = in->len < KT_FRAME_HEADER ? KT_FRAME_HEADER - in->len : 0;
+	if (*n)
 		return KT_OK;
 	KT_TRY(check_header(in->data, err));
-	size_t n = get_be32(in->data + 4);
-	if (in->len < KT_FRAME_HEADER + n)
+	size_t whole = KT_FRAME_HEADER + (size_t)get_be32(in->data + 4);
+	*n = in->len < whole ? whole - in->len : 0;
+	return KT_OK;
+}
+
+kt_code kt_frame_decode(kt_buf *in, kt_frame_kind *kind, cJSON **payload, kt_err *err)
+{
+	size_t missing;
+	*payload = NULL;
+	KT_TRY(kt_frame_missing(in, &missing, err));
+	if (missing)
 		return KT_OK;
+	size_t n = get_be32(in->data + 4);
 	cJSON *root;
 	KT_TRY(kt_json_parse("frame", in->data + KT_FRAME_HEADER, n, &root, err));
 	if (!cJSON_IsObject(root)) {

@@ -20,6 +20,10 @@ typedef enum kt_frame_kind {
 /* Append one frame to `out`. KT_E_INPUT when the payload is larger than KT_FRAME_PAYLOAD_MAX. */
 KT_MUST_CHECK kt_code kt_frame_encode(kt_frame_kind kind, const cJSON *payload, kt_buf *out, kt_err *err);
 
+/* How many bytes are still missing until the first frame of `in` is whole, as far as it can tell (its header first); 0
+ * when it is. For who must not read further than a frame. KT_E_INPUT: this is not our format. */
+KT_MUST_CHECK kt_code kt_frame_missing(const kt_buf *in, size_t *n, kt_err *err);
+
 /*
  * Take one frame off the front of `in`. When a whole frame is there: *payload is the caller's (cJSON_Delete) and *kind
  * is set; when more bytes are needed: *payload is NULL and KT_OK is returned. KT_E_INPUT: this is not our format; the

@@ -2,8 +2,12 @@
 #include "tests/unit/pkcs11/shim.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #ifndef SHIM_MODULES
 #error "SHIM_MODULES: where SoftHSM may be"
@@ -16,13 +20,103 @@ CK_RV C_GetFunctionList(CK_FUNCTION_LIST **list);
 static CK_FUNCTION_LIST *real;
 static CK_FUNCTION_LIST ours;
 
+/* --- the folder that says what goes wrong ------------------------------------------------------------------------- */
+
+static bool in_folder(const char *name, char path[512])
+{
+	const char *folder = getenv("KT_SHIM");
+	return folder && (size_t)snprintf(path, 512, "%s/%s", folder, name) < 512;
+}
+
+/* What the file says, without its newline; false when there is none. */
+static bool read_order(const char *path, char text[256])
+{
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return false;
+	bool got = fgets(text, 256, f) != NULL;
+	(void)fclose(f);
+	text[got ? strcspn(text, "\n") : 0] = '\0';
+	return got;
+}
+
+/* "after N ..." becomes "after N-1 ..."; true while this call is one of those before. */
+static bool not_yet(const char *path, char text[256])
+{
+	char *rest;
+	if (strncmp(text, "after ", 6) != 0)
+		return false;
+	long n = strtol(text + 6, &rest, 10);
+	if (n <= 0) {
+		memmove(text, rest + 1, strlen(rest));
+		return false;
+	}
+	FILE *f = fopen(path, "we");
+	if (f) {
+		(void)fprintf(f, "after %ld%s\n", n - 1, rest);
+		(void)fclose(f);
+	}
+	return true;
+}
+
+static void hang(void)
+{
+	for (;;)
+		(void)pause();
+}
+
+/* Do what the folder says of this call; CKR_OK: nothing, go on. */
+static CK_RV ordered(const char *call)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	char path[512], text[256];
+	pthread_mutex_lock(&lock);
+	bool any = in_folder(call, path) && read_order(path, text) && !not_yet(path, text);
+	const char *what = text;
+	if (any && strncmp(what, "always ", 7) == 0)
+		what += 7;
+	else if (any)
+		(void)unlink(path);
+	pthread_mutex_unlock(&lock);
+	if (!any)
+		return CKR_OK;
+	if (strcmp(what, "hang") == 0)
+		hang();
+	if (strcmp(what, "crash") == 0)
+		(void)raise(SIGSEGV);
+	if (strncmp(what, "print ", 6) == 0)
+		(void)fprintf(stderr, "%s\n", what + 6);
+	return strncmp(what, "rv ", 3) == 0 ? strtoul(what + 3, NULL, 0) : CKR_OK;
+}
+
+#define ORDERED(call)                                                                                                  \
+	do {                                                                                                           \
+		CK_RV order = ordered(call);                                                                           \
+		if (order != CKR_OK)                                                                                   \
+			return order;                                                                                  \
+	} while (0)
+
+static void note_login(void)
+{
+	char path[512];
+	FILE *f = in_folder("logins", path) ? fopen(path, "ae") : NULL;
+	if (!f)
+		return;
+	(void)fprintf(f, "%ld\n", (long)getpid());
+	(void)fclose(f);
+}
+
+/* --- the calls ---------------------------------------------------------------------------------------------------- */
+
 static CK_RV initialize(void *args)
 {
+	ORDERED("C_Initialize");
 	return shim.initialize_rv ? shim.initialize_rv : real->C_Initialize(args);
 }
 
 static CK_RV get_token_info(CK_SLOT_ID slot, CK_TOKEN_INFO *info)
 {
+	ORDERED("C_GetTokenInfo");
 	if (shim.token_info_rv)
 		return shim.token_info_rv;
 	CK_RV rv = real->C_GetTokenInfo(slot, info);
@@ -34,11 +128,14 @@ static CK_RV get_token_info(CK_SLOT_ID slot, CK_TOKEN_INFO *info)
 static CK_RV login(CK_SESSION_HANDLE s, CK_USER_TYPE user, CK_UTF8CHAR *pin, CK_ULONG n)
 {
 	shim.logins++;
+	note_login();
+	ORDERED("C_Login");
 	return shim.login_rv ? shim.login_rv : real->C_Login(s, user, pin, n);
 }
 
 static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, void *app, CK_NOTIFY notify, CK_SESSION_HANDLE *out)
 {
+	ORDERED("C_OpenSession");
 	CK_RV rv = real->C_OpenSession(slot, flags, app, notify, out);
 	shim.sessions += rv == CKR_OK;
 	return rv;
@@ -61,6 +158,7 @@ static bool has_false(const CK_ATTRIBUTE *a, CK_ULONG n, CK_ATTRIBUTE_TYPE type)
 
 static CK_RV generate_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_ATTRIBUTE *a, CK_ULONG n, CK_OBJECT_HANDLE *out)
 {
+	ORDERED("C_GenerateKey");
 	if (shim.no_readable && has_false(a, n, CKA_SENSITIVE))
 		return CKR_TEMPLATE_INCONSISTENT;
 	CK_RV rv = real->C_GenerateKey(s, m, a, n, out);
@@ -70,6 +168,7 @@ static CK_RV generate_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_ATTRIBUTE *a,
 
 static CK_RV create_object(CK_SESSION_HANDLE s, CK_ATTRIBUTE *a, CK_ULONG n, CK_OBJECT_HANDLE *out)
 {
+	ORDERED("C_CreateObject");
 	CK_RV rv = shim.create_rv ? shim.create_rv : real->C_CreateObject(s, a, n, out);
 	shim.objects += rv == CKR_OK;
 	return rv;
@@ -107,6 +206,7 @@ static CK_RV get_attributes(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_ATTRIBUT
 static CK_RV wrap_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w, CK_OBJECT_HANDLE k, CK_BYTE *out,
 		      CK_ULONG *n)
 {
+	ORDERED("C_WrapKey");
 	CK_MECHANISM used = *m;
 	CK_RSA_PKCS_OAEP_PARAMS sha1 = {.hashAlg = CKM_SHA_1, .mgf = CKG_MGF1_SHA1, .source = CKZ_DATA_SPECIFIED};
 	for (int i = 0; i < 4; i++)
@@ -127,6 +227,7 @@ static CK_RV wrap_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w, 
 static CK_RV unwrap_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w, CK_BYTE *in, CK_ULONG len,
 			CK_ATTRIBUTE *a, CK_ULONG n, CK_OBJECT_HANDLE *out)
 {
+	ORDERED("C_UnwrapKey");
 	CK_MECHANISM used = *m;
 	CK_ULONG last = n ? n - 1 : 0;
 	if (shim.unwrap_rv)
@@ -142,7 +243,20 @@ static CK_RV unwrap_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w
 
 static CK_RV sign_init(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE k)
 {
+	ORDERED("C_SignInit");
 	return shim.deny_sign && m->mechanism == shim.deny_sign ? CKR_MECHANISM_INVALID : real->C_SignInit(s, m, k);
+}
+
+static CK_RV sign(CK_SESSION_HANDLE s, CK_BYTE *in, CK_ULONG n, CK_BYTE *out, CK_ULONG *len)
+{
+	ORDERED("C_Sign");
+	return real->C_Sign(s, in, n, out, len);
+}
+
+static CK_RV find_init(CK_SESSION_HANDLE s, CK_ATTRIBUTE *a, CK_ULONG n)
+{
+	ORDERED("C_FindObjectsInit");
+	return real->C_FindObjectsInit(s, a, n);
 }
 
 static CK_FUNCTION_LIST *load(void)
@@ -180,6 +294,8 @@ __attribute__((visibility("default"))) CK_RV C_GetFunctionList(CK_FUNCTION_LIST 
 	ours.C_WrapKey = wrap_key;
 	ours.C_UnwrapKey = unwrap_key;
 	ours.C_SignInit = sign_init;
+	ours.C_Sign = sign;
+	ours.C_FindObjectsInit = find_init;
 	*list = &ours;
 	return CKR_OK;
 }

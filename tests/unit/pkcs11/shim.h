@@ -3,6 +3,16 @@
  * A PKCS#11 module that passes every call to SoftHSM, except where a test told it to behave as other tokens do (see
  * docs of the tokens: NSS, openCryptoki, Luna, CloudHSM). The test finds the control block of the loaded module by
  * shim_get().
+ *
+ * Where it is loaded into another process than the test's, a folder tells it what goes wrong: KT_SHIM/C_WrapKey says
+ * what the next C_WrapKey does, and is removed before it does that:
+ *   hang            never comes back
+ *   crash           SIGSEGV
+ *   rv NUMBER       returns that value without asking SoftHSM
+ *   print TEXT      to stderr, then as usual
+ * "always " before it: every call, and the file stays. "after N " (first): the N calls before it are as usual. Calls
+ * that look: C_Initialize, C_OpenSession, C_Login, C_GetTokenInfo, C_FindObjectsInit, C_GenerateKey, C_CreateObject,
+ * C_WrapKey, C_UnwrapKey, C_SignInit, C_Sign. Each C_Login leaves a line in KT_SHIM/logins.
  */
 #ifndef KT_TESTS_UNIT_PKCS11_SHIM_H
 #define KT_TESTS_UNIT_PKCS11_SHIM_H
