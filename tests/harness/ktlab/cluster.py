@@ -25,6 +25,7 @@ class Node:
     app_port: int
     host_key: str          # path of the public host key, on this machine
     app: app.App = None
+    token: object = None   # node_tokens.NodeToken, where its transport key is to be
 
     def run(self, command, **options):
         return self.client.run(command, **options)
@@ -67,8 +68,8 @@ class Cluster:
         """The content of cluster.json (docs/FORMATS.md, section 6) as a dictionary that a test may change."""
         return {
             "cluster": self.name, "playbook": "looker", "state": self.state_folder,
-            "nodes": [{"name": n.name, "host": n.host, "port": n.port, "vars": self.node_variables(n)}
-                      for n in self.nodes],
+            "nodes": [{"name": n.name, "host": n.host, "port": n.port, "vars": self.node_variables(n),
+                       **({"transport_key": n.token.uri()} if n.token else {})} for n in self.nodes],
             "roles": {"rekey": self.nodes[0].name, "canary": self.nodes[0].name},
             "vars": self.variables(),
             "ssh": self.ssh_members(), "agent": self.agent_members(),

@@ -10,9 +10,11 @@ import time
 from . import BUILD, LabError, process
 
 PACKAGES = ["systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "procps", "iproute2", "sqlite3", "libsqlite3-0",
-            "libssl3", "libcjson1", "libuv1", "libp11-kit0", "libarchive13", "libzstd1"]
+            "libssl3", "libcjson1", "libuv1", "libp11-kit0", "libarchive13", "libzstd1",
+            # the tokens of node_tokens.py
+            "softhsm2", "libnss3", "opencryptoki", "libtpm2-pkcs11-1", "libtss2-tcti-swtpm0", "swtpm"]
 APP_USER, LOGIN_USER = "lookerops", "release"
-RECIPE = 3  # to be raised when what is done to the base system below changes
+RECIPE = 4  # to be raised when what is done to the base system below changes
 
 UNIT = """\
 [Unit]
@@ -76,6 +78,8 @@ def _prepare(root):
     _write(root, "/etc/systemd/system/looker.service", UNIT)
     _write(root, "/etc/ssh/sshd_config.d/lab.conf", "UseDNS no\nPrintMotd no\nPrintLastLog no\nMaxStartups 256\n"
            "PasswordAuthentication no\n")
+    # A node that has openCryptoki's token enables it.
+    process.run(["systemctl", "--root", root, "--quiet", "disable", "pkcsslotd.service"])
     _write(root, "/etc/machine-id", "")
     for name in os.listdir(os.path.join(root, "etc/ssh")):
         if name.startswith("ssh_host_"):

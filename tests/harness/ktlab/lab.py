@@ -17,11 +17,12 @@ KEY_FILES = "cmk*"
 
 
 class Lab:
-    """`kind` is "loopback" or "systemd", `token` the coordinator's, one of tokens.KINDS. The application runs with `items` items; nothing is enrolled yet.
-    With `faults`, `fault_places` has a faultpoints.Place for "coordinator" and one for each node by name."""
+    """`kind` is "loopback" or "systemd", `token` the coordinator's, one of tokens.KINDS, `node_tokens` (systemd) those of the
+    nodes by position. The application runs with `items` items; nothing is enrolled yet. With `faults`, `fault_places` has a
+    faultpoints.Place for "coordinator" and one for each node by name."""
 
     def __init__(self, bin_folder, kind="loopback", n=3, items=100, label="keyturn-lab", settings=None,
-                 faults=False, token="softhsm"):
+                 faults=False, token="softhsm", node_tokens=None):
         os.makedirs(RUN, exist_ok=True)
         self.folder = tempfile.mkdtemp(prefix="lab-", dir=RUN)
         self.bin = os.path.abspath(bin_folder)
@@ -33,7 +34,11 @@ class Lab:
             self.canaries.add("the token's PIN", self.token.pin)
             cluster_class = {"loopback": loopback.LoopbackCluster, "systemd": systemd_nodes.SystemdCluster}[kind]
             self.cluster = cluster_class(n, folder=os.path.join(self.folder, "cluster"), bin_folder=bin_folder,
-                                         settings=settings, preload=self._fault_library() if faults else None)
+                                         settings=settings, preload=self._fault_library() if faults else None,
+                                         **({"node_tokens": node_tokens} if node_tokens else {}))
+            for node in self.nodes:
+                if node.token:
+                    self.canaries.add(f"the PIN of {node.name}'s token", node.token.pin)
             self.canaries.add_key_text("the first cluster key", self.cluster.key_text)
             self.cluster.write_cluster_json(self.token)
             self.keyturn = Keyturn(os.path.join(bin_folder, "keyturn"), self.cluster.cluster_file, self.token.env,

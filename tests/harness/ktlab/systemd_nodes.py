@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 
-from . import RUN, LabError, app, image, process, ssh
+from . import RUN, LabError, app, image, node_tokens, process, ssh
 from .cluster import QUIET, Cluster, Node
 from .state import State
 
@@ -139,7 +139,9 @@ class SystemdNode(Node):
 class SystemdCluster(Cluster):
     """A context manager. The folder is made below build/run and removed at the end, unless one is given."""
 
-    def __init__(self, n, bin_folder, folder=None, name="looker", settings=None, start=True, preload=None):
+    def __init__(self, n, bin_folder, folder=None, name="looker", settings=None, start=True, preload=None,
+                 node_tokens=None):
+        """`node_tokens`: the kinds of the nodes' tokens by position, None for a node without one."""
         why = missing()
         if why:
             raise LabError(why)
@@ -149,6 +151,7 @@ class SystemdCluster(Cluster):
         self.bin = os.path.abspath(bin_folder)
         self.settings = settings or {}
         self.preload = preload
+        self.node_tokens = node_tokens or []
         self.tag = f"kt{random.SystemRandom().randrange(16 ** 6):06x}"
         self.shared = os.path.join(self.folder, "shared")
         self.processes = {}
@@ -223,6 +226,8 @@ class SystemdCluster(Cluster):
         self._make_root(node)
         self._make_network(node)
         self._fill_root(node)
+        kind = self.node_tokens[number - 1] if number <= len(self.node_tokens) else None
+        node.token = node_tokens.place(kind, node) if kind else None
         node.host_key = node.path("/etc/ssh/ssh_host_ed25519_key.pub")
         with open(node.host_key, encoding="utf-8") as f:
             public = " ".join(f.read().split()[:2])
