@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "orchestrator/inventory/custodian.h"
 
 enum { LOCATE_LIMIT_MS = 30000 };
 
@@ -82,7 +83,11 @@ static kt_code new_run_id(char out[KT_RUN_MAX + 1], kt_err *err)
 
 static kt_plan_input plan_input(const kt_ctx *c)
 {
-	return (kt_plan_input){.cluster = &c->cluster, .playbook = &c->playbook, .run = c->run, .located = c->located};
+	return (kt_plan_input){.cluster = &c->cluster,
+			       .playbook = &c->playbook,
+			       .run = c->run,
+			       .located = c->located,
+			       .custodians = (const char *const *)c->custodians};
 }
 
 static kt_code locate_args(void *cookie, size_t node, cJSON **out, kt_err *err)
@@ -128,9 +133,27 @@ static kt_code locate(kt_ctx *c, kt_err *err)
 	return rc;
 }
 
+static kt_code read_custodians(kt_ctx *c, kt_err *err)
+{
+	size_t n = c->cluster.custodians_count;
+	if (!n || c->custodians)
+		return KT_OK;
+	c->custodians = calloc(n, sizeof *c->custodians);
+	kt_code rc = c->custodians ? KT_OK : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	for (size_t i = 0; rc == KT_OK && i < n; i++) {
+		kt_buf pem = KT_BUF_INIT;
+		c->custodians[i] = malloc(KT_SHA256_HEX);
+		rc = c->custodians[i] ? kt_custodian_read(&c->cluster.custodians[i], &pem, c->custodians[i], err)
+				      : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+		kt_buf_free(&pem);
+	}
+	return rc;
+}
+
 kt_code kt_ctx_make_plan(kt_ctx *c, bool always, kt_err *err)
 {
 	KT_TRY(new_run_id(c->run, err));
+	KT_TRY(read_custodians(c, err));
 	if (always || !c->cluster.key_from) {
 		if (!c->nodes)
 			KT_TRY(kt_ctx_open_nodes(c, err));
@@ -155,6 +178,9 @@ void kt_ctx_close(kt_ctx *c)
 		free((void *)c->located[i].kcv);
 	}
 	free(c->located);
+	for (size_t i = 0; c->custodians && i < c->cluster.custodians_count; i++)
+		free(c->custodians[i]);
+	free((void *)c->custodians);
 	cJSON_Delete(c->plan);
 	kt_playbook_free(&c->playbook);
 	kt_cluster_free(&c->cluster);

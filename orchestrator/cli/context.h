@@ -20,6 +20,7 @@ typedef struct kt_ctx {
 	cJSON *plan;
 	char digest[KT_SHA256_HEX];
 	kt_located *located; /* one a node; uri and kcv owned */
+	char **custodians;   /* one a custodian: SHA-256 of the public key; owned */
 } kt_ctx;
 
 /* cluster.json and the playbook. */

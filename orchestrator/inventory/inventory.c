@@ -359,6 +359,38 @@ static kt_code read_role(const kt_cluster *c, const char *role, const char *path
 				name);
 }
 
+static kt_code read_custodian(loader *l, const cJSON *spec, size_t i, kt_err *err)
+{
+	kt_cluster *c = l->c;
+	char where[PATH_TEXT];
+	const char *name = member(spec, "name")->valuestring;
+	(void)snprintf(where, sizeof where, "$.custodians[%zu].name", i);
+	KT_TRY(at(c, where, kt_name_check("custodian", name, err), err));
+	for (size_t k = 0; k < i; k++)
+		if (strcmp(c->custodians[k].name, name) == 0)
+			return kt_json_doc_fail(&c->doc, where, err, "name every custodian once",
+						"custodian \"%s\" stands already in $.custodians[%zu]", name, k);
+	c->custodians_count++;
+	KT_TRY(copy(name, &c->custodians[i].name, err));
+	(void)snprintf(where, sizeof where, "$.custodians[%zu].public_key", i);
+	return at(c, where, absolute(l, member(spec, "public_key")->valuestring, &c->custodians[i].public_key, err),
+		  err);
+}
+
+static kt_code read_custodians(loader *l, kt_err *err)
+{
+	const cJSON *all = member(l->c->doc.root, "custodians");
+	size_t i = 0;
+	if (!all || !all->child)
+		return KT_OK;
+	l->c->custodians = calloc((size_t)cJSON_GetArraySize(all), sizeof *l->c->custodians);
+	if (!l->c->custodians)
+		return no_memory(err);
+	for (const cJSON *spec = all->child; spec; spec = spec->next)
+		KT_TRY(read_custodian(l, spec, i++, err));
+	return KT_OK;
+}
+
 /* The URI is never copied into an error: a careless one holds a PIN. */
 static kt_code read_hsm(kt_cluster *c, kt_err *err)
 {
@@ -399,7 +431,7 @@ static kt_code read_key(kt_cluster *c, kt_err *err)
 	}
 	c->key_from = text_of(c, "key", "from", NULL);
 	c->key_to = text_of(c, "key", "to", NULL);
-	return KT_OK;
+	return kt_json_opt_int(key, "cryptoperiod_days", 0, 1, 36500, &c->cryptoperiod_days, err);
 }
 
 static kt_code read_paths(loader *l, kt_err *err)
@@ -443,6 +475,7 @@ static kt_code read_cluster(loader *l, kt_err *err)
 	KT_TRY(read_paths(l, err));
 	KT_TRY(read_hsm(c, err));
 	KT_TRY(read_key(c, err));
+	KT_TRY(read_custodians(l, err));
 	KT_TRY(kt_cluster_each_var(c, check_var, c, err));
 	KT_TRY(read_nodes(l, err));
 	KT_TRY(read_role(c, "rekey", "$.roles.rekey", &c->rekey, err));
@@ -499,6 +532,11 @@ void kt_cluster_free(kt_cluster *c)
 		free(n->name);
 	}
 	free(c->nodes);
+	for (size_t i = 0; i < c->custodians_count; i++) {
+		free(c->custodians[i].public_key);
+		free(c->custodians[i].name);
+	}
+	free(c->custodians);
 	free(c->hsm.escrow_key);
 	free(c->hsm.uri);
 	free(c->ssh.config);

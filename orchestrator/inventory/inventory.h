@@ -31,6 +31,12 @@ typedef struct kt_node {
 	const cJSON *spec; /* that entry, borrowed from doc */
 } kt_node;
 
+/* Somebody who keeps the private half of an RSA key in a token of their own, for the day on which the HSM is lost. */
+typedef struct kt_custodian {
+	char *name;       /* [A-Za-z0-9.-], distinct */
+	char *public_key; /* absolute path of the public half, PEM */
+} kt_custodian;
+
 /*
  * Invariants: (1) 1..KT_NODES_MAX nodes, their names distinct; (2) rekey and canary < nodes_count; (3) `state` and,
  * when it is a path, `playbook` are absolute; (4) everything is owned by the cluster or by `doc`.
@@ -54,8 +60,11 @@ typedef struct kt_cluster {
 		char *uri;        /* pkcs11: URI of the token */
 		char *escrow_key; /* label of the wrapping key; default keyturn-escrow */
 	} hsm;
-	const char *key_from; /* template of the old key's URI, borrowed from doc; NULL: the nodes are asked */
-	const char *key_to;   /* template of the new key's URI, borrowed from doc */
+	const char *key_from;      /* template of the old key's URI, borrowed from doc; NULL: the nodes are asked */
+	const char *key_to;        /* template of the new key's URI, borrowed from doc */
+	int64_t cryptoperiod_days; /* of keys that runs make; 0: none was set */
+	kt_custodian *custodians;
+	size_t custodians_count;
 } kt_cluster;
 
 /*

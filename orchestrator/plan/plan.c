@@ -207,6 +207,27 @@ static kt_code add_uris(const kt_planner *p, const kt_plan_key *keys, const char
 	return KT_OK;
 }
 
+/* Who can open an escrow of the new key besides the HSM. Left out where there is nobody. */
+static kt_code add_custodians(const kt_planner *p, cJSON *plan, kt_err *err)
+{
+	const kt_cluster *c = p->in->cluster;
+	cJSON *all;
+	if (!c->custodians_count || !p->in->custodians)
+		return KT_OK;
+	KT_TRY(kt_json_add(plan, "custodians", cJSON_CreateArray(), err));
+	all = cJSON_GetObjectItemCaseSensitive(plan, "custodians");
+	for (size_t i = 0; i < c->custodians_count; i++) {
+		cJSON *o = cJSON_CreateObject();
+		if (!o || !cJSON_AddItemToArray(all, o)) {
+			cJSON_Delete(o);
+			return no_memory(err);
+		}
+		KT_TRY(kt_json_add_str(o, "name", c->custodians[i].name, err));
+		KT_TRY(kt_json_add_str(o, "spki_sha256", p->in->custodians[i], err));
+	}
+	return KT_OK;
+}
+
 static kt_code add_head(const kt_planner *p, cJSON *plan, kt_err *err)
 {
 	const kt_cluster *c = p->in->cluster;
@@ -221,6 +242,7 @@ static kt_code add_head(const kt_planner *p, cJSON *plan, kt_err *err)
 	KT_TRY(kt_json_add_str(o, "rekey", c->nodes[c->rekey].name, err));
 	KT_TRY(kt_json_add_str(o, "canary", c->nodes[c->canary].name, err));
 	KT_TRY(add_hsm(p, plan, err));
+	KT_TRY(add_custodians(p, plan, err));
 	KT_TRY(add_object(plan, "key", &o, err));
 	if (p->kcv)
 		KT_TRY(kt_json_add_str(o, "kcv", p->kcv, err));

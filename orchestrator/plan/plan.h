@@ -21,8 +21,10 @@ typedef struct kt_located {
 typedef struct kt_plan_input {
 	const kt_cluster *cluster;
 	const kt_playbook *playbook;
-	const char *run;           /* run id: YYYYMMDDTHHMMSSZ- and 6 hex digits */
-	const kt_located *located; /* one a node, in the order of cluster->nodes; NULL: none was asked */
+	const char *run;               /* run id: YYYYMMDDTHHMMSSZ- and 6 hex digits */
+	const kt_located *located;     /* one a node, in the order of cluster->nodes; NULL: none was asked */
+	const char *const *custodians; /* SHA-256 (hex) of each custodian's public key, in the order of the cluster's;
+					  NULL: they were not read */
 } kt_plan_input;
 
 /*

@@ -533,8 +533,13 @@ static kt_code put_head(const cJSON *plan, kt_buf *out, kt_err *err)
 	KT_TRY(put_nodes(plan, out, err));
 	KT_TRY(put_key(member(key, "from"), "old key", text(key, "kcv"), out, err));
 	KT_TRY(put_key(member(key, "to"), "new key", "", out, err));
-	return kt_buf_printf(out, err, "token     %s, escrow under %s\n", text(member(plan, "hsm"), "token"),
-			     text(member(plan, "hsm"), "escrow_key"));
+	KT_TRY(kt_buf_printf(out, err, "token     %s, escrow under %s\n", text(member(plan, "hsm"), "token"),
+			     text(member(plan, "hsm"), "escrow_key")));
+	const cJSON *custodians = member(plan, "custodians");
+	for (const cJSON *c = custodians ? custodians->child : NULL; c; c = c->next)
+		KT_TRY(kt_buf_printf(out, err, "custodian %s, public key sha256 %s\n", text(c, "name"),
+				     text(c, "spki_sha256")));
+	return KT_OK;
 }
 
 static const cJSON *find_step(const cJSON *plan, const char *verb)

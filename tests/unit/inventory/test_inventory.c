@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/support.h"
 
+#include <openssl/pem.h>
+#include <openssl/rsa.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
+#include "orchestrator/inventory/custodian.h"
 #include "orchestrator/inventory/inventory.h"
 
 #define HSM "\"hsm\":{\"uri\":\"pkcs11:token=t;serial=1\"}"
@@ -64,7 +68,7 @@ static void everything_can_be_set(void **state)
 	      "id\",\"config\":\"ssh.conf\",\"connect_timeout_s\":5},\n"
 	      "\"agent\":{\"path\":\"${base}/bin\",\"state\":\"${base}/${node}\",\"sudo\":false},\n"
 	      "\"hsm\":{\"uri\":\"pkcs11:token=t\",\"escrow_key\":\"e\"},"
-	      "\"key\":{\"from\":\"env:K\",\"to\":\"file:/k\"} /* end */}",
+	      "\"key\":{\"from\":\"env:K\",\"to\":\"file:/k\",\"cryptoperiod_days\":90} /* end */}",
 	      &c);
 	assert_string_equal(c.playbook, "/etc/kt/own/p.json");
 	assert_string_equal(c.state, "/etc/kt/st");
@@ -81,6 +85,7 @@ static void everything_can_be_set(void **state)
 	assert_int_equal(c.canary, 1);
 	assert_string_equal(c.hsm.escrow_key, "e");
 	assert_string_equal(c.key_from, "env:K");
+	assert_int_equal(c.cryptoperiod_days, 90);
 	assert_ptr_equal(kt_cluster_node(&c, "b"), &c.nodes[2]);
 	assert_null(kt_cluster_node(&c, "a"));
 	kt_cluster_free(&c);
@@ -342,6 +347,74 @@ static void relative_paths_start_at_the_file(void **state)
 	kt_cluster_free(&c);
 }
 
+#define WITH_CUSTODIANS(list)                                                                                          \
+	"{\"cluster\":\"c\",\"playbook\":\"p\",\"nodes\":[{\"name\":\"a\"}],\"custodians\":" list "," REST "}"
+
+static void custodians(void **state)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_cluster c;
+	(void)state;
+	reads(WITH_CUSTODIANS(
+		      "[{\"name\":\"alice\",\"public_key\":\"a.pem\"},{\"name\":\"bob\",\"public_key\":\"~/b.pem\"}]"),
+	      &c);
+	assert_int_equal(c.custodians_count, 2);
+	assert_int_equal(c.cryptoperiod_days, 0);
+	assert_string_equal(c.custodians[0].name, "alice");
+	assert_string_equal(c.custodians[0].public_key, "/etc/kt/a.pem");
+	assert_string_equal(c.custodians[1].public_key, "/home/me/b.pem");
+	kt_cluster_free(&c);
+	assert_kt_fails(
+		KT_E_INPUT,
+		parse(WITH_CUSTODIANS("[{\"name\":\"x\",\"public_key\":\"a\"},{\"name\":\"x\",\"public_key\":\"b\"}]"),
+		      &c, &err));
+	assert_non_null(strstr(err.msg, "$.custodians[1].name"));
+	assert_kt_fails(KT_E_INPUT, parse(WITH_CUSTODIANS("[{\"name\":\"x/y\",\"public_key\":\"a\"}]"), &c, &err));
+	assert_kt_fails(KT_E_INPUT, parse(WITH_CUSTODIANS("[{\"name\":\"x\"}]"), &c, &err));
+}
+
+static void write_key(const char *path, int bits, const char *type)
+{
+	kt_err err = KT_ERR_INIT;
+	char *text;
+	EVP_PKEY *key = bits ? EVP_RSA_gen((unsigned)bits) : EVP_PKEY_Q_keygen(NULL, NULL, type);
+	BIO *bio = BIO_new(BIO_s_mem());
+	assert_int_equal(PEM_write_bio_PUBKEY(bio, key), 1);
+	long n = BIO_get_mem_data(bio, &text);
+	const kt_file_attr attr = {0600, (uid_t)KT_KEEP, (gid_t)KT_KEEP};
+	assert_kt_ok(kt_file_replace(path, text, (size_t)n, &attr, &err));
+	BIO_free(bio);
+	EVP_PKEY_free(key);
+}
+
+static void a_custodians_key(void **state)
+{
+	static char name[] = "alice", path[] = "custodian.pem";
+	const kt_custodian c = {.name = name, .public_key = path};
+	kt_err err = KT_ERR_INIT;
+	char digest[KT_SHA256_HEX];
+	kt_buf pem = KT_BUF_INIT;
+	(void)state;
+	write_key(path, 2048, "RSA");
+	assert_kt_ok(kt_custodian_read(&c, &pem, digest, &err));
+	assert_int_equal(strlen(digest), 64);
+	assert_non_null(strstr(kt_buf_cstr(&pem), "PUBLIC KEY"));
+	kt_buf_clear(&pem);
+	write_key(path, 1024, "RSA");
+	assert_kt_fails(KT_E_REFUSED, kt_custodian_read(&c, &pem, digest, &err));
+	assert_non_null(strstr(err.msg, "alice"));
+	kt_buf_clear(&pem);
+	write_key(path, 0, "ED25519");
+	assert_kt_fails(KT_E_REFUSED, kt_custodian_read(&c, &pem, digest, &err));
+	kt_buf_clear(&pem);
+	assert_kt_ok(kt_file_replace(path, "no key", 6, &(kt_file_attr){0600, (uid_t)KT_KEEP, (gid_t)KT_KEEP}, &err));
+	assert_kt_fails(KT_E_INPUT, kt_custodian_read(&c, &pem, digest, &err));
+	kt_buf_clear(&pem);
+	assert_int_equal(unlink(path), 0);
+	assert_kt_fails(KT_E_IO, kt_custodian_read(&c, &pem, digest, &err));
+	kt_buf_free(&pem);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -352,6 +425,8 @@ int main(void)
 		cmocka_unit_test(transport_keys_that_are_refused),
 		cmocka_unit_test(faults_are_named_with_their_place),
 		cmocka_unit_test(a_pin_in_the_file_is_refused_and_not_repeated),
+		cmocka_unit_test(custodians),
+		cmocka_unit_test(a_custodians_key),
 		cmocka_unit_test(ten_thousand_nodes),
 		cmocka_unit_test(relative_paths_start_at_the_file),
 	};

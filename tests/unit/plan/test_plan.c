@@ -511,6 +511,35 @@ static void a_thousand_nodes(void **state)
 	kt_cluster_free(&c);
 }
 
+/* Who else can open the escrow is part of what is approved. */
+static void custodians_are_in_the_plan(void **state)
+{
+	static const char digest_of_key[] = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+	static const char *const digests[] = {digest_of_key};
+	(void)state;
+	fixture f = FIXTURE;
+	f.key = "{'to':'file:${dir}/cmk-${run}'},'custodians':[{'name':'alice','public_key':'a.pem'}]";
+	kt_err err = KT_ERR_INIT;
+	kt_cluster c;
+	kt_playbook p;
+	cJSON *plan;
+	char digest[KT_SHA256_HEX];
+	fixture_load(&f, &c, &p);
+	const kt_plan_input in = {
+		.cluster = &c, .playbook = &p, .run = f.run, .located = f.located, .custodians = digests};
+	assert_kt_ok(kt_plan_make(&in, &plan, digest, &err));
+	const cJSON *first = cJSON_GetArrayItem(cJSON_GetObjectItem(plan, "custodians"), 0);
+	assert_string_equal(cJSON_GetObjectItem(first, "name")->valuestring, "alice");
+	assert_string_equal(cJSON_GetObjectItem(first, "spki_sha256")->valuestring, digest_of_key);
+	kt_buf out = KT_BUF_INIT;
+	assert_kt_ok(kt_plan_print(plan, &out, &err));
+	assert_non_null(strstr(kt_buf_cstr(&out), "custodian alice, public key sha256 0011"));
+	kt_buf_free(&out);
+	cJSON_Delete(plan);
+	kt_playbook_free(&p);
+	kt_cluster_free(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -531,6 +560,7 @@ int main(void)
 		cmocka_unit_test(what_a_node_is_asked),
 		cmocka_unit_test(the_engine_takes_every_kind),
 		cmocka_unit_test(the_examples_make_plans),
+		cmocka_unit_test(custodians_are_in_the_plan),
 		cmocka_unit_test(a_thousand_nodes),
 	};
 	return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
