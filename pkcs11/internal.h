@@ -138,7 +138,26 @@ KT_MUST_CHECK kt_code kt_p11_may_unwrap(kt_token *t, const kt_blob *blob, const 
  */
 KT_MUST_CHECK kt_code kt_p11_probe_aes(kt_token *t, kt_err *err);
 KT_MUST_CHECK kt_code kt_p11_probe_oaep(kt_token *t, kt_err *err);
-/* The token's and the wrapping key's description in a blob. */
-KT_MUST_CHECK kt_code kt_p11_describe(const kt_token *t, const kt_token_key *wrapping, kt_blob *out, kt_err *err);
+/* C_WrapKey of `key` alone; *n is the room in `out`, and then what was written. */
+KT_MUST_CHECK kt_code kt_p11_wrap_bytes(kt_token *t, kt_blob_format format, const kt_p11_mechanism *mechanism,
+					CK_OBJECT_HANDLE wrapping, CK_OBJECT_HANDLE key, uint8_t *out, size_t *n,
+					kt_err *err);
+/* A blob in which `key` is wrapped already: the rest of what its MAC is over (`wrapping` is NULL for RSA), and the MAC.
+ */
+KT_MUST_CHECK kt_code kt_p11_finish_blob(kt_token *t, const kt_token_key *key, const kt_token_key *wrapping,
+					 kt_blob *out, kt_err *err);
+/* Give `rc` back; unless it is KT_OK, the key is destroyed and its handle 0. */
+KT_MUST_CHECK kt_code kt_p11_keep_if(kt_token *t, kt_code rc, CK_OBJECT_HANDLE *key);
+
+/* --- wrap_rsa.c --------------------------------------------------------------------------------------------------- */
+
+/*
+ * Open a blob of an RSA format within the token that has the private key, into an object of the policy, with a name
+ * unless it is NULL; read back, KCV and MAC checked. That the blob is for this key the caller has seen
+ * (kt_blob_for_rsa).
+ */
+KT_MUST_CHECK kt_code kt_p11_unwrap_rsa(kt_token *t, const kt_blob *blob, CK_OBJECT_HANDLE private_key,
+					const kt_p11_policy *policy, const kt_token_key_name *name,
+					CK_OBJECT_HANDLE *out, kt_err *err);
 
 #endif

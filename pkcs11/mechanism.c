@@ -26,6 +26,11 @@ static const kt_p11_mechanism rows[] = {
 	 .tested = true, .note = "PKCS#11 v2.40"},
 	{CKM_RSA_PKCS_OAEP, "CKM_RSA_PKCS_OAEP", KT_BLOB_RSA_OAEP_SHA1, .named = true, .parameter = KT_P11_OAEP,
 	 .tested = true, .note = "PKCS#11 v2.40; SoftHSM does no other hash"},
+	{CKM_RSA_AES_KEY_WRAP, "CKM_RSA_AES_KEY_WRAP", KT_BLOB_RSA_AES_SHA256, .named = true,
+	 .parameter = KT_P11_RSA_AES,
+	 .note = "PKCS#11 v2.40; where it is missing, OAEP and RFC 5649 make the same bytes"},
+	{CKM_RSA_AES_KEY_WRAP, "CKM_RSA_AES_KEY_WRAP", KT_BLOB_RSA_AES_SHA1, .named = true, .parameter = KT_P11_RSA_AES,
+	 .note = "PKCS#11 v2.40; SoftHSM 2.7"},
 	{.name = NULL},
 };
 
@@ -69,6 +74,14 @@ kt_p11_maker kt_p11_maker_of(const char *const *texts)
 const char *kt_p11_maker_name(kt_p11_maker maker)
 {
 	return maker < KT_P11_MAKERS ? makers[maker].name : "";
+}
+
+const kt_p11_mechanism *kt_p11_mechanism_of(kt_blob_format format, kt_p11_maker maker)
+{
+	const kt_p11_mechanism *m = rows;
+	while (m->name && (m->format != format || !kt_p11_applies(m, maker)))
+		m++;
+	return m;
 }
 
 bool kt_p11_applies(const kt_p11_mechanism *mechanism, kt_p11_maker maker)

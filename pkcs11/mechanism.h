@@ -51,6 +51,8 @@ typedef struct kt_p11_mechanism {
 
 /* All rows, the better of a format first; ends with a NULL name. */
 const kt_p11_mechanism *kt_p11_mechanisms(void);
+/* The first row for a format on a module of this maker; where there is none, the row with the NULL name. */
+const kt_p11_mechanism *kt_p11_mechanism_of(kt_blob_format format, kt_p11_maker maker);
 /* Whose module says this of itself: any of the texts (NULL-terminated) has one of the maker's words in it. */
 kt_p11_maker kt_p11_maker_of(const char *const *texts);
 /* "AWS CloudHSM"; "" for KT_P11_ANYBODY. */

@@ -127,7 +127,7 @@ static kt_code oaep_with(kt_token *t, EVP_PKEY *pair, probe *p, kt_err *err)
 	KT_TRY(generate(t, &kt_p11_cluster_session, &p->target, err));
 	KT_TRY(kt_p11_kcv(t, p->target, p->blob.kcv, err));
 	for (const kt_p11_mechanism *m = kt_p11_mechanisms(); m->name; m++)
-		if (m->parameter == KT_P11_OAEP && kt_p11_applies(m, t->maker))
+		if (m->parameter != KT_P11_NO_PARAMETER && kt_p11_applies(m, t->maker))
 			try_oaep(t, p, pair, m);
 	return KT_OK;
 }

@@ -35,7 +35,7 @@ static void set_mechanism(kt_blob_format f, const kt_p11_mechanism *from, CK_MEC
 	m->ulParameterLen = both ? sizeof p->aes : sizeof p->oaep;
 }
 
-static kt_code wrap_bytes(kt_token *t, kt_blob_format format, const kt_p11_mechanism *mechanism,
+kt_code kt_p11_wrap_bytes(kt_token *t, kt_blob_format format, const kt_p11_mechanism *mechanism,
 			  CK_OBJECT_HANDLE wrapping, CK_OBJECT_HANDLE key, uint8_t *out, size_t *n, kt_err *err)
 {
 	parameter p;
@@ -54,7 +54,7 @@ kt_code kt_p11_wrap(kt_token *t, kt_blob_format format, const kt_p11_mechanism *
 		    CK_OBJECT_HANDLE key, kt_blob *out, kt_err *err)
 {
 	out->wrapped_len = sizeof out->wrapped;
-	KT_TRY(wrap_bytes(t, format, mechanism, wrapping, key, out->wrapped, &out->wrapped_len, err));
+	KT_TRY(kt_p11_wrap_bytes(t, format, mechanism, wrapping, key, out->wrapped, &out->wrapped_len, err));
 	out->format = format;
 	out->mechanism_id = (uint32_t)mechanism->type;
 	(void)snprintf(out->mechanism, sizeof out->mechanism, "%s", mechanism->name);
@@ -91,8 +91,7 @@ static kt_code unwrap_bytes(kt_token *t, CK_MECHANISM *m, CK_OBJECT_HANDLE wrapp
 	return kt_p11_fail(t->name, "C_UnwrapKey", rv, err);
 }
 
-/* What was unwrapped stays when `rc` is KT_OK, else it is destroyed. */
-static kt_code keep_if(kt_token *t, kt_code rc, CK_OBJECT_HANDLE *key)
+kt_code kt_p11_keep_if(kt_token *t, kt_code rc, CK_OBJECT_HANDLE *key)
 {
 	if (rc != KT_OK) {
 		kt_p11_discard(t, *key);
@@ -112,7 +111,7 @@ kt_code kt_p11_unwrap(kt_token *t, kt_blob_format format, const kt_p11_mechanism
 		return kt_fail(err, KT_E_INPUT, NULL, "this is not a key of 32 bytes under a wrapping key");
 	set_mechanism(format, mechanism, &m, &p);
 	KT_TRY(unwrap_bytes(t, &m, wrapping, wrapped, n, policy, name, out, err));
-	return keep_if(t, kt_p11_policy_check(t, *out, policy, err), out);
+	return kt_p11_keep_if(t, kt_p11_policy_check(t, *out, policy, err), out);
 }
 
 kt_code kt_p11_unwrap_under(kt_token *t, const kt_blob *blob, CK_OBJECT_HANDLE wrapping, const kt_p11_policy *policy,
@@ -120,10 +119,10 @@ kt_code kt_p11_unwrap_under(kt_token *t, const kt_blob *blob, CK_OBJECT_HANDLE w
 {
 	KT_TRY(kt_p11_unwrap(t, blob->format, &t->by_format[blob->format], wrapping, blob->wrapped, blob->wrapped_len,
 			     policy, name, out, err));
-	return keep_if(t, kt_p11_check_blob(t, *out, blob, err), out);
+	return kt_p11_keep_if(t, kt_p11_check_blob(t, *out, blob, err), out);
 }
 
-kt_code kt_p11_describe(const kt_token *t, const kt_token_key *wrapping, kt_blob *out, kt_err *err)
+static kt_code describe(const kt_token *t, const kt_token_key *wrapping, kt_blob *out, kt_err *err)
 {
 	(void)snprintf(out->token.label, sizeof out->token.label, "%s", t->info.label);
 	(void)snprintf(out->token.manufacturer, sizeof out->token.manufacturer, "%s", t->info.manufacturer);
@@ -152,30 +151,12 @@ static kt_code pick(const kt_token *t, kt_blob_format first, kt_blob_format seco
 		       kt_blob_format_name(first), kt_blob_format_name(second));
 }
 
-/* What is under the MAC of a blob that the token has wrapped. */
-static kt_code finish(kt_token *t, const kt_token_key *key, const kt_token_key *wrapping, kt_blob *out, kt_err *err)
+kt_code kt_p11_finish_blob(kt_token *t, const kt_token_key *key, const kt_token_key *wrapping, kt_blob *out,
+			   kt_err *err)
 {
 	memcpy(out->kcv, key->kcv, sizeof out->kcv);
-	KT_TRY(kt_p11_describe(t, wrapping, out, err));
+	KT_TRY(describe(t, wrapping, out, err));
 	return kt_p11_seal(t, key->handle, out, err);
-}
-
-kt_code kt_token_wrap_for_node(kt_token *t, const kt_token_key *key, const kt_token_node_key *node,
-			       const kt_blob_address *address, kt_blob *out, kt_err *err)
-{
-	kt_blob_format format;
-	KT_TRY(kt_blob_begin(address, out, err));
-	if (address->purpose == KT_BLOB_ESCROW || address->purpose == KT_BLOB_KEK)
-		return kt_fail(err, KT_E_INTERNAL, NULL, "a key is wrapped to an RSA key for a node or a custodian");
-	KT_TRY(kt_p11_probe_oaep(t, err));
-	KT_TRY(pick(t, KT_BLOB_RSA_OAEP_SHA256, KT_BLOB_RSA_OAEP_SHA1, &format, err));
-	KT_TRY(kt_p11_wrap(t, format, &t->by_format[format], node->handle, key->handle, out, err));
-	if (out->wrapped_len != node->bits / 8)
-		return kt_fail(err, KT_E_HSM, "use another token",
-			       "%s: a key wrapped for RSA-%u came out with %zu bytes", t->name, node->bits,
-			       out->wrapped_len);
-	memcpy(out->spki_sha256, node->spki_sha256, sizeof out->spki_sha256);
-	return finish(t, key, NULL, out, err);
 }
 
 kt_code kt_token_wrap_under(kt_token *t, const kt_token_key *key, const kt_token_key *wrapping,
@@ -188,7 +169,7 @@ kt_code kt_token_wrap_under(kt_token *t, const kt_token_key *key, const kt_token
 	KT_TRY(kt_p11_probe_aes(t, err));
 	KT_TRY(pick(t, KT_BLOB_RFC5649, KT_BLOB_RFC3394, &format, err));
 	KT_TRY(kt_p11_wrap(t, format, &t->by_format[format], wrapping->handle, key->handle, out, err));
-	return finish(t, key, wrapping, out, err);
+	return kt_p11_finish_blob(t, key, wrapping, out, err);
 }
 
 kt_code kt_p11_may_unwrap(kt_token *t, const kt_blob *blob, const kt_token_key *wrapping, kt_err *err)
@@ -196,7 +177,8 @@ kt_code kt_p11_may_unwrap(kt_token *t, const kt_blob *blob, const kt_token_key *
 	kt_blob_format format;
 	KT_TRY(kt_p11_mechanism_refuse(blob->mechanism, err));
 	if (kt_blob_is_rsa(blob->format))
-		return kt_fail(err, KT_E_INPUT, NULL, "a key wrapped for a node opens on that node only");
+		return kt_fail(err, KT_E_INPUT, NULL,
+			       "a key that is wrapped to an RSA key opens with its private half only");
 	if (strcmp(blob->wrapping.kcv, wrapping->kcv) != 0)
 		return kt_fail(err, KT_E_KEY, "use the wrapping key that the blob names",
 			       "%s: the blob was wrapped under \"%s\" (check value %s), this is \"%s\" (%s)", t->name,

@@ -2,14 +2,16 @@
 /*
  * Wrapping and unwrapping in the token (C_WrapKey, C_UnwrapKey). Which format a token's mechanism really gives is found
  * by a round trip with throw-away keys that is checked with libcrypto, once per open token; flags and mechanism names
- * are not believed. Formats: under a wrapping key RFC 5649, else RFC 3394 (SP 800-38F); to a node RSA-OAEP (RFC 8017
- * §7.1) with SHA-256 and MGF1-SHA-256, else both with SHA-1. PKCS#1 v1.5 and CBC never.
+ * are not believed. Formats: under a wrapping key RFC 5649, else RFC 3394 (SP 800-38F); to an RSA key RSA-OAEP (RFC
+ * 8017 §7.1) with SHA-256 and MGF1-SHA-256, else both with SHA-1, else composed of OAEP and RFC 5649, which is what the
+ * mechanism CKM_RSA_AES_KEY_WRAP gives. PKCS#1 v1.5 and CBC never.
  */
 #ifndef KT_PKCS11_WRAP_H
 #define KT_PKCS11_WRAP_H
 
 #include "base/secret.h"
 #include "pkcs11/key.h"
+#include "pkcs11/transport.h"
 #include "wire/blob.h"
 
 /* A node's RSA public key, imported as a session object. */
@@ -28,7 +30,9 @@ KT_MUST_CHECK kt_code kt_token_import_node_key(kt_token *t, const void *spki, si
 void kt_token_drop_node_key(kt_token *t, kt_token_node_key *node);
 
 /* Wrap a cluster key to an RSA key: a node's (purpose KT_BLOB_TRANSPORT or KT_BLOB_REHEARSAL, with run and node) or a
- * custodian's (KT_BLOB_CUSTODIAN, with custodian). The blob is complete, its MAC made by the key in the token. */
+ * custodian's (KT_BLOB_CUSTODIAN, with custodian). By the best format that the token does and address->accepts has:
+ * rsa-oaep-sha256, rsa-oaep-sha1, and then the composed ones. The blob is complete, its MAC made by the key in the
+ * token. */
 KT_MUST_CHECK kt_code kt_token_wrap_for_node(kt_token *t, const kt_token_key *key, const kt_token_node_key *node,
 					     const kt_blob_address *address, kt_blob *out, kt_err *err);
 /* Wrap a cluster key under a wrapping key; purpose KT_BLOB_ESCROW or KT_BLOB_KEK. */
@@ -41,6 +45,14 @@ KT_MUST_CHECK kt_code kt_token_wrap_under(kt_token *t, const kt_token_key *key, 
  */
 KT_MUST_CHECK kt_code kt_token_unwrap_under(kt_token *t, const kt_blob *blob, const kt_token_key *wrapping,
 					    kt_token_key *out, kt_err *err);
+
+/*
+ * Open a blob of an RSA format (a custodian's) within the token that has the private key, which must be one that may
+ * unwrap, into a session object as kt_token_unwrap_under gives. Errors as there; KT_E_KEY also when the blob is for
+ * another RSA key.
+ */
+KT_MUST_CHECK kt_code kt_token_unwrap_rsa(kt_token *t, const kt_blob *blob, const kt_token_transport *private_key,
+					  kt_token_key *out, kt_err *err);
 
 /* What this token was found to do; names of mechanisms ("CKM_AES_KEY_WRAP_PAD") or NULL where none does it. */
 typedef struct kt_token_formats {

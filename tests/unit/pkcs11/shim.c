@@ -203,6 +203,61 @@ static CK_RV get_attributes(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_ATTRIBUT
 	return rv;
 }
 
+/* CKM_RSA_AES_KEY_WRAP by the calls that it stands for. */
+enum { RSA_AES_TAIL = 40 };
+
+static CK_MECHANISM oaep_in(const CK_MECHANISM *m)
+{
+	struct {
+		CK_ULONG bits;
+		CK_RSA_PKCS_OAEP_PARAMS *oaep;
+	} p = {0, NULL};
+	if (m->ulParameterLen == sizeof p)
+		memcpy(&p, m->pParameter, sizeof p);
+	return (CK_MECHANISM){p.bits == 256 ? CKM_RSA_PKCS_OAEP : CKM_VENDOR_DEFINED, p.oaep, sizeof *p.oaep};
+}
+
+static CK_RV rsa_aes_wrap(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w, CK_OBJECT_HANDLE k, CK_BYTE *out,
+			  CK_ULONG *n)
+{
+	CK_BBOOL yes = CK_TRUE;
+	CK_ULONG bytes = 32, head = *n, tail = RSA_AES_TAIL;
+	CK_ATTRIBUTE a[] = {{CKA_VALUE_LEN, &bytes, sizeof bytes},
+			    {CKA_EXTRACTABLE, &yes, sizeof yes},
+			    {CKA_WRAP, &yes, sizeof yes}};
+	CK_MECHANISM generate = {CKM_AES_KEY_GEN, NULL, 0}, pad = {CKM_AES_KEY_WRAP_PAD, NULL, 0}, oaep = oaep_in(m);
+	CK_OBJECT_HANDLE ephemeral;
+	CK_RV rv = real->C_GenerateKey(s, &generate, a, 3, &ephemeral);
+	if (rv != CKR_OK)
+		return rv;
+	rv = real->C_WrapKey(s, &oaep, w, ephemeral, out, &head);
+	if (rv == CKR_OK)
+		rv = real->C_WrapKey(s, &pad, ephemeral, k, out + head, &tail);
+	*n = head + tail;
+	(void)real->C_DestroyObject(s, ephemeral);
+	shim.rsa_aes_calls++;
+	return rv;
+}
+
+static CK_RV rsa_aes_unwrap(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w, CK_BYTE *in, CK_ULONG len,
+			    CK_ATTRIBUTE *a, CK_ULONG n, CK_OBJECT_HANDLE *out)
+{
+	CK_OBJECT_CLASS class = CKO_SECRET_KEY;
+	CK_KEY_TYPE type = CKK_AES;
+	CK_BBOOL yes = CK_TRUE;
+	CK_ATTRIBUTE own[] = {
+		{CKA_CLASS, &class, sizeof class}, {CKA_KEY_TYPE, &type, sizeof type}, {CKA_UNWRAP, &yes, sizeof yes}};
+	CK_MECHANISM pad = {CKM_AES_KEY_WRAP_PAD, NULL, 0}, oaep = oaep_in(m);
+	CK_OBJECT_HANDLE ephemeral;
+	CK_RV rv = real->C_UnwrapKey(s, &oaep, w, in, len - RSA_AES_TAIL, own, 3, &ephemeral);
+	if (rv != CKR_OK)
+		return rv;
+	rv = real->C_UnwrapKey(s, &pad, ephemeral, in + len - RSA_AES_TAIL, RSA_AES_TAIL, a, n, out);
+	(void)real->C_DestroyObject(s, ephemeral);
+	shim.rsa_aes_calls++;
+	return rv;
+}
+
 static CK_RV wrap_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w, CK_OBJECT_HANDLE k, CK_BYTE *out,
 		      CK_ULONG *n)
 {
@@ -212,6 +267,8 @@ static CK_RV wrap_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w, 
 	for (int i = 0; i < 4; i++)
 		if (shim.deny_wrap[i] && shim.deny_wrap[i] == m->mechanism)
 			return CKR_MECHANISM_INVALID;
+	if (shim.rsa_aes && m->mechanism == CKM_RSA_AES_KEY_WRAP)
+		return rsa_aes_wrap(s, m, w, k, out, n);
 	if (shim.pad_is_rfc3394 && m->mechanism == CKM_AES_KEY_WRAP_PAD)
 		used.mechanism = CKM_AES_KEY_WRAP;
 	if (shim.oaep_is_sha1 && m->mechanism == CKM_RSA_PKCS_OAEP)
@@ -236,7 +293,9 @@ static CK_RV unwrap_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w
 		return CKR_TEMPLATE_INCOMPLETE;
 	if (shim.pad_is_rfc3394 && m->mechanism == CKM_AES_KEY_WRAP_PAD)
 		used.mechanism = CKM_AES_KEY_WRAP;
-	CK_RV rv = real->C_UnwrapKey(s, &used, w, in, len, a, shim.unwrap_wants_len ? last : n, out);
+	CK_RV rv = shim.rsa_aes && m->mechanism == CKM_RSA_AES_KEY_WRAP
+			   ? rsa_aes_unwrap(s, m, w, in, len, a, n, out)
+			   : real->C_UnwrapKey(s, &used, w, in, len, a, shim.unwrap_wants_len ? last : n, out);
 	shim.objects += rv == CKR_OK;
 	return rv;
 }

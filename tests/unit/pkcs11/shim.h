@@ -35,6 +35,8 @@ typedef struct shim_control {
 	bool no_readable;      /* C_GenerateKey with CKA_SENSITIVE false: CKR_TEMPLATE_INCONSISTENT */
 	bool finds_nothing;    /* C_FindObjects: none */
 	bool hide_attributes;  /* C_GetAttributeValue does not know CKA_DECRYPT */
+	bool rsa_aes;          /* C_WrapKey and C_UnwrapKey do CKM_RSA_AES_KEY_WRAP (SoftHSM 2.7, YubiHSM 2) */
+	unsigned rsa_aes_calls;
 	CK_ATTRIBUTE_TYPE lie_about; /* C_GetAttributeValue gives the opposite of this CK_BBOOL */
 	CK_RV token_info_rv;         /* C_GetTokenInfo fails with this */
 	CK_RV create_rv;             /* C_CreateObject fails with this */

@@ -13,6 +13,7 @@
 #include "pkcs11/internal.h"
 #include "pkcs11/mac.h"
 #include "pkcs11/wrap.h"
+#include "tests/unit/pkcs11/rsa.h"
 #include "tests/unit/pkcs11/shim.h"
 #include "tests/unit/pkcs11/softhsm.h"
 
@@ -22,6 +23,7 @@ static EVP_PKEY *pair; /* a node's transport key */
 
 static const kt_blob_address to_escrow = {.purpose = KT_BLOB_ESCROW, .run = "R1"};
 static const kt_blob_address to_transport = {.purpose = KT_BLOB_TRANSPORT, .run = "R1", .node = "web01"};
+static const kt_blob_address to_custodian = {.purpose = KT_BLOB_CUSTODIAN, .run = "R1", .custodian = "alice"};
 static const kt_blob_address to_rehearsal = {.purpose = KT_BLOB_REHEARSAL, .run = "R1", .node = "web01"};
 
 static int start(void **state)
@@ -90,14 +92,7 @@ static kt_token_key known_wrapping_key(kt_secret *value)
 
 static kt_token_node_key import(EVP_PKEY *key)
 {
-	kt_err err = KT_ERR_INIT;
-	kt_token_node_key node;
-	unsigned char *der = NULL;
-	int n = i2d_PUBKEY(key, &der);
-	assert_true(n > 0);
-	assert_kt_ok(kt_token_import_node_key(t, der, (size_t)n, &node, &err));
-	OPENSSL_free(der);
-	return node;
+	return rsa_import_public(t, key);
 }
 
 static void same_proof(const kt_token_key *a, const kt_token_key *b)
@@ -262,6 +257,162 @@ static void a_node_opens_its_key(void **state)
 	assert_kt_fails(KT_E_INTERNAL, kt_token_wrap_for_node(t, &key, &node, &to_escrow, &blob, &err));
 	kt_token_drop_node_key(t, &node);
 	assert_int_equal(node.handle, 0);
+}
+
+/* A blob to `pair` that came out as it had to: opened by libcrypto, and within the token that has the private key. */
+static void opens_on_both_sides(const kt_blob *blob, const kt_token_key *key)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_secret opened;
+	CK_OBJECT_HANDLE priv = rsa_import_private(t, pair), h;
+	assert_kt_ok(kt_blob_unwrap_rsa(blob, pair, &opened, &err));
+	kt_secret_free(&opened);
+	long before = shim->objects;
+	assert_kt_ok(kt_p11_unwrap_rsa(t, blob, priv, &kt_p11_cluster_session, NULL, &h, &err));
+	assert_int_equal(shim->objects, before + 1); /* the ephemeral key is gone */
+	assert_kt_ok(kt_p11_policy_check(t, h, &kt_p11_cluster_session, &err));
+	same_proof(key, &(kt_token_key){.handle = h});
+	kt_p11_discard(t, h);
+	kt_p11_discard(t, priv);
+}
+
+static kt_blob for_custodian(const kt_token_key *key, kt_blob_format format)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_blob_address address = to_custodian;
+	kt_token_node_key custodian = import(pair);
+	kt_blob blob;
+	address.accepts = 1U << format;
+	long before = shim->objects;
+	assert_kt_ok(kt_token_wrap_for_node(t, key, &custodian, &address, &blob, &err));
+	assert_int_equal(shim->objects, before);
+	assert_int_equal(blob.format, format);
+	assert_string_equal(blob.custodian, "alice");
+	assert_string_equal(blob.node, "");
+	kt_token_drop_node_key(t, &custodian);
+	return blob;
+}
+
+/* Without the mechanism the composed form is made by two calls, with it by one; both open both. */
+static void composed_by_two_calls_or_by_one(void **state)
+{
+	(void)state;
+	kt_token_key key = session_key();
+	kt_blob two = for_custodian(&key, KT_BLOB_RSA_AES_SHA1);
+	assert_int_equal(two.wrapped_len, 256 + 40);
+	assert_string_equal(two.mechanism, "CKM_RSA_PKCS_OAEP+CKM_AES_KEY_WRAP_PAD");
+	assert_int_equal(two.mechanism_id, CKM_AES_KEY_WRAP_PAD);
+	opens_on_both_sides(&two, &key);
+	t->probed_oaep = false; /* as if the token had been opened again */
+	shim->rsa_aes = true;
+	kt_blob one = for_custodian(&key, KT_BLOB_RSA_AES_SHA1);
+	assert_string_equal(one.mechanism, "CKM_RSA_AES_KEY_WRAP");
+	assert_int_equal(one.mechanism_id, CKM_RSA_AES_KEY_WRAP);
+	assert_int_equal(one.wrapped_len, 256 + 40);
+	unsigned calls = shim->rsa_aes_calls;
+	opens_on_both_sides(&one, &key);
+	opens_on_both_sides(&two, &key);
+	assert_int_equal(shim->rsa_aes_calls, calls + 2);
+	shim->rsa_aes = false;
+	t->probed_oaep = false;
+	t->by_format[KT_BLOB_RSA_AES_SHA1].name = NULL;
+	opens_on_both_sides(&one, &key);
+}
+
+/* A token that wraps keys to RSA keys by CKM_RSA_AES_KEY_WRAP alone, as a YubiHSM 2 does. */
+static void a_token_with_rsa_aes_alone(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_token_key key = session_key();
+	kt_token_node_key node = import(pair);
+	kt_blob blob;
+	shim->rsa_aes = true;
+	shim->deny_wrap[0] = CKM_RSA_PKCS_OAEP;
+	assert_kt_ok(kt_token_wrap_for_node(t, &key, &node, &to_transport, &blob, &err));
+	assert_true(kt_blob_is_composed(blob.format));
+	opens_on_both_sides(&blob, &key);
+	kt_blob_address direct = to_transport;
+	direct.accepts = 1U << KT_BLOB_RSA_OAEP_SHA256 | 1U << KT_BLOB_RSA_OAEP_SHA1;
+	assert_kt_fails(KT_E_HSM, kt_token_wrap_for_node(t, &key, &node, &direct, &blob, &err));
+}
+
+static void what_opens_in_the_token_is_checked(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_token_key key = session_key();
+	CK_OBJECT_HANDLE priv = rsa_import_private(t, pair), h;
+	static const kt_blob_format formats[] = {KT_BLOB_RSA_OAEP_SHA1, KT_BLOB_RSA_AES_SHA1};
+	for (int i = 0; i < 2; i++) {
+		kt_blob good = for_custodian(&key, formats[i]), bad = good;
+		long before = shim->objects;
+		bad.custodian[0] ^= 1;
+		assert_kt_fails(KT_E_KEY, kt_p11_unwrap_rsa(t, &bad, priv, &kt_p11_cluster_session, NULL, &h, &err));
+		assert_non_null(strstr(err.msg, "MAC"));
+		assert_int_equal(h, 0);
+		bad = good;
+		bad.wrapped[good.wrapped_len - 1] ^= 1;
+		assert_kt_fails(KT_E_KEY, kt_p11_unwrap_rsa(t, &bad, priv, &kt_p11_cluster_session, NULL, &h, &err));
+		bad = good;
+		memcpy(bad.mechanism, "CKM_RSA_PKCS", sizeof "CKM_RSA_PKCS");
+		assert_kt_fails(KT_E_REFUSED,
+				kt_p11_unwrap_rsa(t, &bad, priv, &kt_p11_cluster_session, NULL, &h, &err));
+		shim->lie_about = CKA_EXTRACTABLE; /* of the ephemeral key, or the key itself */
+		assert_kt_fails(KT_E_REFUSED,
+				kt_p11_unwrap_rsa(t, &good, priv, &kt_p11_cluster_session, NULL, &h, &err));
+		shim->lie_about = 0;
+		assert_int_equal(shim->objects, before);
+	}
+	shim->deny_wrap[0] = CKM_AES_KEY_WRAP_PAD;
+	t->probed_aes = false;
+	t->by_format[KT_BLOB_RFC5649].name = NULL;
+	kt_blob by_libcrypto;
+	kt_secret value;
+	assert_kt_ok(kt_secret_random(&value, 32, &err));
+	assert_kt_ok(kt_blob_begin(&to_custodian, &by_libcrypto, &err));
+	assert_kt_ok(kt_blob_wrap_rsa(&by_libcrypto, pair, KT_BLOB_RSA_AES_SHA1, &value, &err));
+	kt_secret_free(&value);
+	assert_kt_fails(KT_E_HSM, kt_p11_unwrap_rsa(t, &by_libcrypto, priv, &kt_p11_cluster_session, NULL, &h, &err));
+	assert_non_null(strstr(err.msg, "rfc5649"));
+}
+
+static void the_blob_must_be_for_the_private_key(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_token_key key = session_key(), back;
+	kt_token_transport priv = {.handle = rsa_import_private(t, pair)};
+	kt_blob blob = for_custodian(&key, KT_BLOB_RSA_OAEP_SHA1);
+	memset(priv.spki_sha256, 'a', sizeof priv.spki_sha256 - 1);
+	assert_kt_fails(KT_E_KEY, kt_token_unwrap_rsa(t, &blob, &priv, &back, &err));
+	assert_non_null(strstr(err.remedy, "custodian"));
+	assert_kt_ok(kt_blob_spki_sha256(pair, priv.spki_sha256, &err));
+	assert_kt_ok(kt_token_unwrap_rsa(t, &blob, &priv, &back, &err));
+	same_proof(&key, &back);
+	assert_string_equal(back.kcv, key.kcv);
+}
+
+/* What libcrypto wraps to the private key's public half, the token opens. */
+static void the_token_opens_what_libcrypto_wraps_to_rsa(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_secret value;
+	static const kt_blob_format formats[] = {KT_BLOB_RSA_OAEP_SHA1, KT_BLOB_RSA_AES_SHA1};
+	CK_OBJECT_HANDLE priv = rsa_import_private(t, pair), h;
+	assert_kt_ok(kt_secret_random(&value, 32, &err));
+	for (int i = 0; i < 2; i++) {
+		kt_blob blob;
+		char kcv[KT_KCV_TEXT];
+		assert_kt_ok(kt_blob_begin(&to_custodian, &blob, &err));
+		assert_kt_ok(kt_blob_wrap_rsa(&blob, pair, formats[i], &value, &err));
+		assert_kt_ok(kt_p11_unwrap_rsa(t, &blob, priv, &kt_p11_cluster_session, NULL, &h, &err));
+		assert_kt_ok(kt_p11_kcv(t, h, kcv, &err));
+		assert_string_equal(kcv, blob.kcv);
+		kt_p11_discard(t, h);
+	}
+	kt_secret_free(&value);
 }
 
 static void a_key_for_another_node_is_named_so(void **state)
@@ -459,6 +610,11 @@ int main(void)
 		WITH_TOKEN(the_token_opens_what_libcrypto_wraps),
 		WITH_TOKEN(a_corrupted_escrow_is_refused),
 		WITH_TOKEN(a_node_opens_its_key),
+		WITH_TOKEN(composed_by_two_calls_or_by_one),
+		WITH_TOKEN(a_token_with_rsa_aes_alone),
+		WITH_TOKEN(what_opens_in_the_token_is_checked),
+		WITH_TOKEN(the_blob_must_be_for_the_private_key),
+		WITH_TOKEN(the_token_opens_what_libcrypto_wraps_to_rsa),
 		WITH_TOKEN(a_key_for_another_node_is_named_so),
 		WITH_TOKEN(takes_pem_and_der_and_refuses_the_rest),
 		WITH_TOKEN(mechanisms_are_not_believed),
