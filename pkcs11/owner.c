@@ -267,6 +267,8 @@ kt_code kt_owner_start(const kt_owner_options *options, kt_owner **out, kt_err *
 		*out = o;
 		return KT_OK;
 	}
+	if (o->no_login.code != KT_OK && options->refused)
+		*options->refused = true;
 	cJSON_Delete(o->token);
 	free(o);
 	if (err)

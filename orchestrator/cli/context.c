@@ -62,7 +62,9 @@ kt_code kt_ctx_open_hsm(kt_ctx *c, kt_err *err)
 	const kt_hsm_options o = {.uri = c->cluster.hsm.uri,
 				  .escrow_label = c->cluster.hsm.escrow_key,
 				  .state = c->cluster.state,
-				  .cluster = c->cluster.name};
+				  .cluster = c->cluster.name,
+				  .call_ms = c->cluster.hsm.call_timeout_s * 1000,
+				  .sessions = (unsigned)c->cluster.hsm.sessions};
 	return kt_hsm_open(&o, &c->hsm, err);
 }
 

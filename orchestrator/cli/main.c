@@ -1,10 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <signal.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "base/secret.h"
 #include "orchestrator/cli/cli.h"
+#include "orchestrator/turn/hsm.h"
+
+/* The hidden subcommand: the process that owns the token of a run. What goes wrong here is for its parent to tell. */
+static int own_token(int argc, char **argv)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_code rc = kt_secret_setup(&err);
+	if (rc == KT_OK)
+		rc = kt_hsm_serve(argc, argv, &err);
+	if (rc != KT_OK)
+		(void)fprintf(stderr, "%s\n", err.msg);
+	kt_log_forget_all();
+	return (int)rc;
+}
 
 /* What went wrong and what to do next: for people on stderr, for programs as JSON on stdout too. */
 static void tell(const kt_cli *cli, const kt_err *err)
@@ -27,6 +42,8 @@ int main(int argc, char **argv)
 	kt_err err = KT_ERR_INIT;
 	kt_cli cli = {.out = stdout};
 	(void)signal(SIGPIPE, SIG_IGN);
+	if (argc > 1 && strcmp(argv[1], KT_HSM_SUBCOMMAND) == 0)
+		return own_token(argc - 2, argv + 2);
 	(void)signal(SIGHUP, SIG_IGN); /* a closed terminal must not leave a cluster half way */
 	kt_code rc = kt_secret_setup(&err);
 	if (rc == KT_OK)

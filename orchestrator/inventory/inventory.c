@@ -61,6 +61,13 @@ static const char *text_of(const kt_cluster *c, const char *section, const char 
 	return cJSON_IsString(v) ? v->valuestring : fallback;
 }
 
+/* The same for a whole number. */
+static int64_t number_of(const kt_cluster *c, const char *section, const char *name, int64_t fallback)
+{
+	const cJSON *v = member(member(c->doc.root, section), name);
+	return cJSON_IsNumber(v) ? (int64_t)v->valuedouble : fallback;
+}
+
 /* --- Paths -----------------------------------------------------------------------------------------------------------
  */
 
@@ -403,6 +410,8 @@ static kt_code read_hsm(kt_cluster *c, kt_err *err)
 					"use pin-source=file:/path (mode 0400) or pin-source=env:NAME instead, and "
 					"change the PIN if others could read this file",
 					"holds a PIN (pin-value), which must not stand in a file like this");
+	c->hsm.call_timeout_s = number_of(c, "hsm", "call_timeout_s", 60);
+	c->hsm.sessions = number_of(c, "hsm", "sessions", 2);
 	KT_TRY(copy(uri, &c->hsm.uri, err));
 	return copy(text_of(c, "hsm", "escrow_key", DEFAULT_ESCROW_KEY), &c->hsm.escrow_key, err);
 }
@@ -449,8 +458,7 @@ static kt_code read_paths(loader *l, kt_err *err)
 	const char *config = text_of(c, "ssh", "config", NULL);
 	if (config)
 		KT_TRY(at(c, "$.ssh.config", absolute(l, config, &c->ssh.config, err), err));
-	const cJSON *timeout = member(member(c->doc.root, "ssh"), "connect_timeout_s");
-	c->ssh.connect_timeout_s = timeout ? (int64_t)timeout->valuedouble : 20;
+	c->ssh.connect_timeout_s = number_of(c, "ssh", "connect_timeout_s", 20);
 	c->agent_sudo = !cJSON_IsFalse(member(member(c->doc.root, "agent"), "sudo"));
 	return KT_OK;
 }

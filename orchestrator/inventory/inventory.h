@@ -57,8 +57,10 @@ typedef struct kt_cluster {
 	} ssh;
 	bool agent_sudo; /* start the agent with sudo; default true */
 	struct {
-		char *uri;        /* pkcs11: URI of the token */
-		char *escrow_key; /* label of the wrapping key; default keyturn-escrow */
+		char *uri;              /* pkcs11: URI of the token */
+		char *escrow_key;       /* label of the wrapping key; default keyturn-escrow */
+		int64_t call_timeout_s; /* 1..3600, default 60: for one C_* call */
+		int64_t sessions;       /* 1..8, default 2: at most so many at a time */
 	} hsm;
 	const char *key_from;      /* template of the old key's URI, borrowed from doc; NULL: the nodes are asked */
 	const char *key_to;        /* template of the new key's URI, borrowed from doc */

@@ -150,17 +150,15 @@ static kt_code drift(const check *c, kt_err *err)
 
 static void act_here(check *c)
 {
-	kt_err err = KT_ERR_INIT;
-	cJSON *result = cJSON_CreateObject();
-	kt_status status = KT_STATUS_FAILED;
+	kt_hsm_command here = {.verb = c->verb, .node = c->node, .status = KT_STATUS_FAILED};
 	if (kt_hsm_knows(c->verb) && !c->d->o.hsm)
-		err = *c->d->o.hsm_error;
+		here.error = *c->d->o.hsm_error;
 	else if (kt_hsm_knows(c->verb))
-		status = kt_hsm_act(c->d->o.hsm, c->verb, "-", c->node, result, &err);
-	else
-		status = drift(c, &err) == KT_OK ? KT_STATUS_OK : KT_STATUS_FAILED;
-	finish(c, status, result, &err);
-	cJSON_Delete(result);
+		kt_hsm_act(c->d->o.hsm, "-", &here, 1);
+	else if (drift(c, &here.error) == KT_OK)
+		here = (kt_hsm_command){.status = KT_STATUS_OK, .result = cJSON_CreateObject(), .error = KT_ERR_INIT};
+	finish(c, here.status, here.result, &here.error);
+	cJSON_Delete(here.result);
 }
 
 /* A check of which an earlier one failed has nothing to work with: it is left out, the earlier one was told. */

@@ -1,32 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "orchestrator/turn/hsm.h"
 
-#include <openssl/crypto.h>
-#include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/codec.h"
 #include "base/file.h"
-#include "pkcs11/key.h"
-#include "pkcs11/mac.h"
-#include "pkcs11/token.h"
-#include "pkcs11/wrap.h"
+#include "base/kcv.h"
+#include "pkcs11/owner.h"
+#include "wire/blob.h"
 
-enum { ID_LEN = 16, NONCE_LEN = 16, PATH_LEN = 4096, BLOB_FILE_MAX = 16 * 1024, PEM_MAX = 8 * 1024 };
+enum { PATH_LEN = 4096, BLOB_FILE_MAX = 16 * 1024, PEM_MAX = 8 * 1024, AT_ONCE = 64 };
 
 struct kt_hsm {
 	kt_hsm_options opt;
-	kt_token *token;
+	kt_owner *owner;
 };
 
-/* One call of a verb: what it is about. */
+/* One command: what it is about. */
 typedef struct call {
 	kt_hsm *hsm;
 	const char *run;
-	const char *node;
-	cJSON *result;
+	const char *node; /* NULL: none */
 } call;
 
 kt_code kt_hsm_open(const kt_hsm_options *options, kt_hsm **out, kt_err *err)
@@ -36,7 +31,11 @@ kt_code kt_hsm_open(const kt_hsm_options *options, kt_hsm **out, kt_err *err)
 	if (!hsm)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	hsm->opt = *options;
-	kt_code rc = kt_token_open(options->uri, &hsm->token, err);
+	const kt_owner_options o = {.subcommand = KT_HSM_SUBCOMMAND,
+				    .uri = options->uri,
+				    .call_ms = options->call_ms,
+				    .sessions = options->sessions};
+	kt_code rc = kt_owner_start(&o, &hsm->owner, err);
 	if (rc != KT_OK)
 		free(hsm);
 	else
@@ -48,134 +47,69 @@ void kt_hsm_close(kt_hsm *hsm)
 {
 	if (!hsm)
 		return;
-	kt_token_close(hsm->token);
+	kt_owner_end(hsm->owner);
 	free(hsm);
 }
 
-static kt_code find_escrow_key(kt_hsm *hsm, kt_token_key *out, kt_err *err)
+/* --- what the owner is asked -------------------------------------------------------------------------------------- */
+
+/* The arguments of every verb; run and node where there are. */
+static kt_code make_args(const call *c, cJSON **out, kt_err *err)
 {
-	const kt_token_key_name name = {.label = hsm->opt.escrow_label};
-	kt_code rc = kt_token_find_wrapping_key(hsm->token, &name, out, err);
-	if (rc == KT_E_KEY && err)
-		return kt_fail(err, rc, "make it with `keyturn enroll --create-escrow-key`, or correct hsm.escrow_key",
-			       "%s", err->msg);
+	*out = cJSON_CreateObject();
+	if (!*out)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	KT_TRY(kt_json_add_str(*out, "cluster", c->hsm->opt.cluster, err));
+	KT_TRY(kt_json_add_str(*out, "escrow_key", c->hsm->opt.escrow_label, err));
+	if (c->run)
+		KT_TRY(kt_json_add_str(*out, "run", c->run, err));
+	return c->node ? kt_json_add_str(*out, "node", c->node, err) : KT_OK;
+}
+
+/* Ask for one verb. `blob` goes along, NULL: none; the caller's still. *result is the caller's. */
+static kt_code ask(const call *c, const char *verb, const kt_blob *blob, cJSON **result, kt_err *err)
+{
+	kt_owner_request r = {.verb = verb, .again = true};
+	cJSON *args;
+	cJSON *json;
+	*result = NULL;
+	kt_code rc = make_args(c, &args, err);
+	if (rc == KT_OK && blob && (rc = kt_blob_to_json(blob, &json, err)) == KT_OK)
+		rc = kt_json_add(args, "blob", json, err);
+	r.args = args;
+	if (rc == KT_OK)
+		rc = kt_owner_call(c->hsm->owner, &r, err);
+	cJSON_Delete(args);
+	*result = r.result;
+	return rc;
+}
+
+/* --- the wrapping key --------------------------------------------------------------------------------------------- */
+
+static kt_code escrow_key(kt_hsm *hsm, const char *verb, bool *made, char *kcv, kt_err *err)
+{
+	const call c = {.hsm = hsm};
+	cJSON *result;
+	const char *text;
+	KT_TRY(ask(&c, verb, NULL, &result, err));
+	kt_code rc = kt_json_opt_bool(result, "made", false, made, err);
+	if (rc == KT_OK)
+		rc = kt_json_str(result, "kcv", &text, err);
+	if (rc == KT_OK)
+		(void)snprintf(kcv, KT_KCV_TEXT, "%s", text);
+	cJSON_Delete(result);
 	return rc;
 }
 
 kt_code kt_hsm_find_escrow_key(kt_hsm *hsm, char *kcv, kt_err *err)
 {
-	kt_token_key key;
-	KT_TRY(find_escrow_key(hsm, &key, err));
-	memcpy(kcv, key.kcv, KT_KCV_TEXT);
-	return KT_OK;
+	bool made;
+	return escrow_key(hsm, "escrow_key.find", &made, kcv, err);
 }
 
 kt_code kt_hsm_make_escrow_key(kt_hsm *hsm, bool *made, char *kcv, kt_err *err)
 {
-	const kt_token_key_name name = {.label = hsm->opt.escrow_label};
-	kt_token_key key;
-	kt_err ignored = KT_ERR_INIT;
-	*made = false;
-	kt_code rc = kt_token_find_wrapping_key(hsm->token, &name, &key, &ignored);
-	if (rc == KT_E_KEY) {
-		rc = kt_token_create_wrapping_key(hsm->token, &name, &key, err);
-		*made = rc == KT_OK;
-	} else if (rc != KT_OK && err) {
-		*err = ignored;
-	}
-	if (rc == KT_OK)
-		memcpy(kcv, key.kcv, KT_KCV_TEXT);
-	return rc;
-}
-
-/* The id of a run's cluster key: the same for the same run, so that a resumed run finds what it made. */
-static kt_code cluster_key_name(const call *c, uint8_t id[ID_LEN], char label[KT_URI_OBJECT], kt_token_key_name *name,
-				kt_err *err)
-{
-	char text[256];
-	uint8_t sum[KT_SHA256_LEN];
-	(void)snprintf(text, sizeof text, "keyturn-key/1:%s:%s", c->hsm->opt.cluster, c->run);
-	KT_TRY(kt_sha256(text, strlen(text), sum, err));
-	memcpy(id, sum, ID_LEN);
-	(void)snprintf(label, KT_URI_OBJECT, "keyturn:%s:%s", c->hsm->opt.cluster, c->run);
-	*name = (kt_token_key_name){.label = label, .id = id, .id_len = ID_LEN};
-	return KT_OK;
-}
-
-static kt_code find_cluster_key(const call *c, kt_token_key *out, kt_err *err)
-{
-	uint8_t id[ID_LEN];
-	char label[KT_URI_OBJECT];
-	kt_token_key_name name;
-	KT_TRY(cluster_key_name(c, id, label, &name, err));
-	return kt_token_find_cluster_key(c->hsm->token, &name, out, err);
-}
-
-static kt_code add_hex(cJSON *o, const char *name, const void *bytes, size_t n, kt_err *err)
-{
-	kt_buf hex = KT_BUF_INIT;
-	kt_code rc = kt_hex_encode(bytes, n, &hex, err);
-	if (rc == KT_OK)
-		rc = kt_json_add_str(o, name, kt_buf_cstr(&hex), err);
-	kt_buf_free(&hex);
-	return rc;
-}
-
-static kt_code add_kcv(cJSON *o, const char *kcv, kt_err *err)
-{
-	KT_TRY(kt_json_add_str(o, "kcv", kcv, err));
-	return kt_json_add_str(o, "kcv_method", KT_KCV_METHOD, err);
-}
-
-static kt_code nonce_make(uint8_t nonce[NONCE_LEN], kt_err *err)
-{
-	if (RAND_bytes(nonce, NONCE_LEN) != 1)
-		return kt_fail(err, KT_E_INTERNAL, NULL, "the random generator failed");
-	return KT_OK;
-}
-
-/* --- hsm.check ---------------------------------------------------------------------------------------------------- */
-
-static kt_code act_check(const call *c, kt_err *err)
-{
-	kt_token_key escrow;
-	kt_token_formats formats;
-	KT_TRY(kt_token_check(c->hsm->token, err));
-	KT_TRY(find_escrow_key(c->hsm, &escrow, err));
-	KT_TRY(kt_token_probe_formats(c->hsm->token, &formats, err));
-	if (!formats.rfc5649 && !formats.rfc3394)
-		return kt_fail(
-			err, KT_E_HSM, "use a token with AES key wrap (RFC 5649 or RFC 3394) for the escrow",
-			"the token cannot wrap a key under an AES key: neither mechanism CKM_AES_KEY_WRAP_PAD nor "
-			"CKM_AES_KEY_WRAP works (tried with throw-away keys)");
-	if (!formats.oaep_sha256 && !formats.oaep_sha1)
-		return kt_fail(
-			err, KT_E_HSM, "use a token with RSA-OAEP wrapping",
-			"the token cannot wrap a key to a node's RSA key: mechanism CKM_RSA_PKCS_OAEP does not work "
-			"(tried with throw-away keys)");
-	const kt_token_info *info = kt_token_get_info(c->hsm->token);
-	KT_TRY(kt_json_add_str(c->result, "token", info->label, err));
-	KT_TRY(kt_json_add_str(c->result, "serial", info->serial, err));
-	KT_TRY(kt_json_add_str(c->result, "escrow_format", formats.rfc5649 ? "rfc5649" : "rfc3394", err));
-	KT_TRY(kt_json_add_str(c->result, "node_format", formats.oaep_sha256 ? "rsa-oaep-sha256" : "rsa-oaep-sha1",
-			       err));
-	return kt_json_add_str(c->result, "escrow_kcv", escrow.kcv, err);
-}
-
-/* --- key.generate ------------------------------------------------------------------------------------------------- */
-
-static kt_code act_generate(const call *c, kt_err *err)
-{
-	uint8_t id[ID_LEN];
-	char label[KT_URI_OBJECT];
-	kt_token_key_name name;
-	kt_token_key key;
-	bool made;
-	KT_TRY(cluster_key_name(c, id, label, &name, err));
-	KT_TRY(kt_token_ensure_cluster_key(c->hsm->token, &name, true, &key, &made, err));
-	KT_TRY(add_hex(c->result, "id", id, sizeof id, err));
-	KT_TRY(kt_json_add_str(c->result, "label", label, err));
-	return add_kcv(c->result, key.kcv, err);
+	return escrow_key(hsm, "escrow_key.make", made, kcv, err);
 }
 
 /* --- key.escrow --------------------------------------------------------------------------------------------------- */
@@ -190,13 +124,11 @@ static kt_code escrow_path(const call *c, char path[PATH_LEN], kt_err *err)
 	return KT_OK;
 }
 
-static kt_code escrow_write(const call *c, const char *path, const kt_token_key *key, const kt_token_key *wrapping,
-			    kt_err *err)
+static kt_code escrow_write(const char *path, const cJSON *json, kt_err *err)
 {
 	kt_blob blob;
 	kt_buf text = KT_BUF_INIT;
-	const kt_blob_address address = {.purpose = KT_BLOB_ESCROW, .run = c->run};
-	KT_TRY(kt_token_wrap_under(c->hsm->token, key, wrapping, &address, &blob, err));
+	KT_TRY(kt_blob_from_json(json, &blob, err));
 	kt_code rc = kt_blob_to_text(&blob, &text, err);
 	if (rc == KT_OK)
 		rc = kt_file_replace(path, text.data, text.len, &(kt_file_attr){0600, (uid_t)KT_KEEP, (gid_t)KT_KEEP},
@@ -219,55 +151,41 @@ static kt_code escrow_read(const call *c, const char *path, kt_blob *blob, kt_er
 	return rc;
 }
 
-/* S3: what was written to the disk opens inside the HSM to the very key: same check value, same proof over a fresh
- * nonce. */
-static kt_code escrow_recover(const call *c, const char *path, const kt_token_key *key, const kt_token_key *wrapping,
-			      kt_err *err)
+/* S3: what was written to the disk opens inside the HSM to the very key. */
+static kt_code escrow_recover(const call *c, const char *path, kt_err *err)
 {
 	kt_blob blob;
-	kt_token_key again;
-	uint8_t nonce[NONCE_LEN];
-	uint8_t a[KT_PROOF_LEN];
-	uint8_t b[KT_PROOF_LEN];
+	cJSON *none;
 	KT_TRY(escrow_read(c, path, &blob, err));
-	KT_TRY(nonce_make(nonce, err));
-	KT_TRY(kt_token_unwrap_under(c->hsm->token, &blob, wrapping, &again, err));
-	kt_code rc = kt_token_proof(c->hsm->token, key, "keyturn-escrow/1", nonce, sizeof nonce, a, err);
-	if (rc == KT_OK)
-		rc = kt_token_proof(c->hsm->token, &again, "keyturn-escrow/1", nonce, sizeof nonce, b, err);
-	if (rc == KT_OK && (CRYPTO_memcmp(a, b, sizeof a) != 0 || strcmp(key->kcv, again.kcv) != 0))
-		rc = kt_fail(err, KT_E_HSM, "do not use this token for wrapping: report it to its vendor",
-			     "%s: the key recovered from the escrow is not the key that was escrowed", path);
-	if (rc != KT_OK)
-		KT_IGNORE(kt_token_destroy_key(c->hsm->token, &again, NULL));
-	else
-		rc = kt_token_destroy_key(c->hsm->token, &again, err);
-	return rc;
+	kt_code rc = ask(c, "key.recover", &blob, &none, err);
+	cJSON_Delete(none);
+	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "%s", path);
 }
 
-static kt_code act_escrow(const call *c, kt_err *err)
+/* Takes the blob out of what the owner answered: it is in the file. */
+static kt_code escrow_keep(const call *c, cJSON *result, kt_err *err)
 {
 	char path[PATH_LEN];
-	kt_token_key key;
-	kt_token_key wrapping;
-	KT_TRY(escrow_path(c, path, err));
-	KT_TRY(find_cluster_key(c, &key, err));
-	KT_TRY(find_escrow_key(c->hsm, &wrapping, err));
-	KT_TRY(escrow_write(c, path, &key, &wrapping, err));
-	KT_TRY(escrow_recover(c, path, &key, &wrapping, err));
-	KT_TRY(kt_json_add_str(c->result, "path", path, err));
-	KT_TRY(kt_json_add_str(c->result, "wrapping_key", wrapping.label, err));
-	KT_TRY(kt_json_add_bool(c->result, "recovered", true, err));
-	return add_kcv(c->result, key.kcv, err);
+	cJSON *blob = cJSON_DetachItemFromObjectCaseSensitive(result, "blob");
+	kt_code rc = escrow_path(c, path, err);
+	if (rc == KT_OK)
+		rc = escrow_write(path, blob, err);
+	cJSON_Delete(blob);
+	KT_TRY(rc);
+	KT_TRY(escrow_recover(c, path, err));
+	KT_TRY(kt_json_add_str(result, "path", path, err));
+	return kt_json_add_bool(result, "recovered", true, err);
 }
 
 /* --- key.wrap, key.rehearse --------------------------------------------------------------------------------------- */
 
-/* The pinned public half of the node's transport key. */
-static kt_code import_node(const call *c, kt_token_node_key *out, kt_err *err)
+/* The pinned public half of the node's transport key goes along. */
+static kt_code add_pinned(const call *c, cJSON *args, kt_err *err)
 {
 	char path[PATH_LEN];
 	kt_buf pem = {.max = PEM_MAX};
+	if (!c->node)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "a key is wrapped for a node");
 	KT_TRY(kt_name_check("node", c->node, err));
 	if (snprintf(path, sizeof path, "%s/nodes/%s.pem", c->hsm->opt.state, c->node) >= (int)sizeof path)
 		return kt_fail(err, KT_E_INPUT, "use a shorter path", "the path of the state folder is too long");
@@ -276,60 +194,8 @@ static kt_code import_node(const call *c, kt_token_node_key *out, kt_err *err)
 		rc = kt_fail(err, KT_E_REFUSED, "run `keyturn enroll`", "%s has no transport key pinned here (%s)",
 			     c->node, err ? err->msg : path);
 	else
-		rc = kt_token_import_node_key(c->hsm->token, pem.data, pem.len, out, err);
+		rc = kt_json_add_str(args, "pem", kt_buf_cstr(&pem), err);
 	kt_buf_free(&pem);
-	return rc;
-}
-
-/* blob, label, nonce and the proof that the node must answer with. */
-static kt_code add_wrapped(const call *c, const kt_token_key *key, const kt_blob *blob, kt_err *err)
-{
-	char label[KT_PROOF_LABEL_MAX];
-	uint8_t nonce[NONCE_LEN];
-	uint8_t proof[KT_PROOF_LEN];
-	cJSON *json;
-	(void)snprintf(label, sizeof label, "keyturn-proof/1:%s:%s", c->run, c->node);
-	KT_TRY(nonce_make(nonce, err));
-	KT_TRY(kt_token_proof(c->hsm->token, key, label, nonce, sizeof nonce, proof, err));
-	KT_TRY(kt_blob_to_json(blob, &json, err));
-	KT_TRY(kt_json_add(c->result, "blob", json, err));
-	KT_TRY(kt_json_add_str(c->result, "label", label, err));
-	KT_TRY(add_hex(c->result, "nonce", nonce, sizeof nonce, err));
-	KT_TRY(add_hex(c->result, "expect", proof, sizeof proof, err));
-	return add_kcv(c->result, key->kcv, err);
-}
-
-static kt_code wrap_to_node(const call *c, const kt_token_key *key, kt_blob_purpose purpose, kt_err *err)
-{
-	kt_blob blob;
-	kt_token_node_key node;
-	KT_TRY(import_node(c, &node, err));
-	const kt_blob_address address = {.purpose = purpose, .run = c->run, .node = c->node};
-	kt_code rc = kt_token_wrap_for_node(c->hsm->token, key, &node, &address, &blob, err);
-	kt_token_drop_node_key(c->hsm->token, &node);
-	return rc == KT_OK ? add_wrapped(c, key, &blob, err) : rc;
-}
-
-static kt_code act_wrap(const call *c, kt_err *err)
-{
-	kt_token_key key;
-	KT_TRY(find_cluster_key(c, &key, err));
-	return wrap_to_node(c, &key, KT_BLOB_TRANSPORT, err);
-}
-
-static kt_code act_rehearse(const call *c, kt_err *err)
-{
-	uint8_t id[ID_LEN];
-	kt_token_key key;
-	bool made;
-	KT_TRY(nonce_make(id, err));
-	const kt_token_key_name name = {.label = "keyturn-rehearsal", .id = id, .id_len = sizeof id};
-	KT_TRY(kt_token_ensure_cluster_key(c->hsm->token, &name, false, &key, &made, err));
-	kt_code rc = wrap_to_node(c, &key, KT_BLOB_REHEARSAL, err);
-	if (rc != KT_OK)
-		KT_IGNORE(kt_token_destroy_key(c->hsm->token, &key, NULL));
-	else
-		rc = kt_token_destroy_key(c->hsm->token, &key, err);
 	return rc;
 }
 
@@ -337,10 +203,11 @@ static kt_code act_rehearse(const call *c, kt_err *err)
 
 static const struct verb {
 	const char *name;
-	kt_code (*act)(const call *c, kt_err *err);
+	kt_code (*prepare)(const call *c, cJSON *args, kt_err *err); /* adds what the owner needs */
+	kt_code (*keep)(const call *c, cJSON *result, kt_err *err);  /* does the rest with what it answered */
 } verbs[] = {
-	{"hsm.check", act_check}, {"key.generate", act_generate}, {"key.escrow", act_escrow},
-	{"key.wrap", act_wrap},   {"key.rehearse", act_rehearse},
+	{"hsm.check", NULL, NULL},      {"key.generate", NULL, NULL},       {"key.escrow", NULL, escrow_keep},
+	{"key.wrap", add_pinned, NULL}, {"key.rehearse", add_pinned, NULL},
 };
 
 static const struct verb *find_verb(const char *name)
@@ -356,10 +223,62 @@ bool kt_hsm_knows(const char *verb)
 	return find_verb(verb) != NULL;
 }
 
-kt_status kt_hsm_act(kt_hsm *hsm, const char *verb, const char *run, const char *node, cJSON *result, kt_err *err)
+/* *args is made and is the caller's, also on failure. */
+static kt_code prepare(const call *c, const char *verb, cJSON **args, kt_err *err)
 {
 	const struct verb *v = find_verb(verb);
-	const call c = {.hsm = hsm, .run = run, .node = node, .result = result};
-	kt_code rc = v ? v->act(&c, err) : kt_fail(err, KT_E_INTERNAL, NULL, "the coordinator has no verb %s", verb);
-	return rc == KT_OK ? KT_STATUS_OK : KT_STATUS_FAILED;
+	*args = NULL;
+	if (!v)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "the coordinator has no verb %s", verb);
+	KT_TRY(make_args(c, args, err));
+	return v->prepare ? v->prepare(c, *args, err) : KT_OK;
+}
+
+/* What the owner answered becomes the command's outcome. Takes over r->result. */
+static void settle(const call *c, kt_owner_request *r, kt_hsm_command *out)
+{
+	const struct verb *v = find_verb(out->verb);
+	out->error = r->error;
+	if (r->code == KT_OK && v->keep)
+		r->code = v->keep(c, r->result, &out->error);
+	out->status = r->code == KT_OK ? KT_STATUS_OK : KT_STATUS_FAILED;
+	if (r->code != KT_OK) {
+		cJSON_Delete(r->result);
+		r->result = cJSON_CreateObject();
+	}
+	out->result = r->result;
+}
+
+/* A part of the list, so that the memory for it does not grow with the number of nodes. */
+static void act_part(kt_hsm *hsm, const char *run, kt_hsm_command *list, size_t n)
+{
+	kt_owner_request asked[AT_ONCE];
+	size_t of[AT_ONCE];
+	cJSON *args[AT_ONCE];
+	size_t m = 0;
+	for (size_t i = 0; i < n; i++) {
+		const call c = {.hsm = hsm, .run = run, .node = list[i].node};
+		list[i].error = KT_ERR_INIT;
+		kt_code rc = prepare(&c, list[i].verb, &args[i], &list[i].error);
+		if (rc == KT_OK) {
+			of[m] = i;
+			asked[m++] = (kt_owner_request){.verb = list[i].verb, .args = args[i], .again = true};
+			continue;
+		}
+		list[i].status = KT_STATUS_FAILED;
+		list[i].result = cJSON_CreateObject();
+	}
+	kt_owner_ask(hsm->owner, asked, m);
+	for (size_t i = 0; i < m; i++) {
+		const call c = {.hsm = hsm, .run = run, .node = list[of[i]].node};
+		settle(&c, &asked[i], &list[of[i]]);
+	}
+	for (size_t i = 0; i < n; i++)
+		cJSON_Delete(args[i]);
+}
+
+void kt_hsm_act(kt_hsm *hsm, const char *run, kt_hsm_command *list, size_t n)
+{
+	for (size_t i = 0; i < n; i += AT_ONCE)
+		act_part(hsm, run, list + i, n - i < AT_ONCE ? n - i : AT_ONCE);
 }

@@ -443,15 +443,33 @@ static void ask_node(flight *f)
 
 /* --- commands of the coordinator ---------------------------------------------------------------------------------- */
 
-/* In the worker: everything that was waiting, one after the other (one session, one thread). */
+/* What came of a command of the coordinator; `done` NULL: there was no memory to ask for it. */
+static void hsm_outcome(flight *f, const kt_hsm_command *done)
+{
+	f->status = done ? done->status : KT_STATUS_FAILED;
+	f->result = done ? done->result : NULL;
+	f->error = done ? done->error : KT_ERR_INIT;
+	if (!done)
+		KT_IGNORE(kt_fail(&f->error, KT_E_INTERNAL, NULL, "out of memory"));
+}
+
+/* In the worker: everything that was waiting. */
 static void hsm_work(uv_work_t *w)
 {
 	turn *t = w->data;
-	for (flight *f = t->hsm_working; f; f = f->next) {
-		f->result = cJSON_CreateObject();
-		f->error = KT_ERR_INIT;
-		f->status = kt_hsm_act(t->o.hsm, f->c.verb, t->o.run, f->c.node, f->result, &f->error);
-	}
+	size_t n = 0;
+	for (flight *f = t->hsm_working; f; f = f->next)
+		n++;
+	kt_hsm_command *command = calloc(n, sizeof *command);
+	size_t i = 0;
+	for (flight *f = t->hsm_working; command && f; f = f->next)
+		command[i++] = (kt_hsm_command){.verb = f->c.verb, .node = f->c.node};
+	if (command)
+		kt_hsm_act(t->o.hsm, t->o.run, command, n);
+	i = 0;
+	for (flight *f = t->hsm_working; f; f = f->next)
+		hsm_outcome(f, command ? &command[i++] : NULL);
+	free(command);
 }
 
 static void hsm_start(turn *t);

@@ -51,6 +51,8 @@ static void a_small_file_has_defaults(void **state)
 	assert_true(c.agent_sudo);
 	assert_string_equal(c.hsm.uri, "pkcs11:token=t;serial=1");
 	assert_string_equal(c.hsm.escrow_key, "keyturn-escrow");
+	assert_int_equal(c.hsm.call_timeout_s, 60);
+	assert_int_equal(c.hsm.sessions, 2);
 	assert_null(c.key_from);
 	assert_string_equal(c.key_to, "file:/k/${run}");
 	kt_cluster_free(&c);
@@ -67,7 +69,7 @@ static void everything_can_be_set(void **state)
 	      "\"ssh\":{\"user\":\"op-${node}\",\"identity\":\"~/k/"
 	      "id\",\"config\":\"ssh.conf\",\"connect_timeout_s\":5},\n"
 	      "\"agent\":{\"path\":\"${base}/bin\",\"state\":\"${base}/${node}\",\"sudo\":false},\n"
-	      "\"hsm\":{\"uri\":\"pkcs11:token=t\",\"escrow_key\":\"e\"},"
+	      "\"hsm\":{\"uri\":\"pkcs11:token=t\",\"escrow_key\":\"e\",\"call_timeout_s\":5,\"sessions\":8},"
 	      "\"key\":{\"from\":\"env:K\",\"to\":\"file:/k\",\"cryptoperiod_days\":90} /* end */}",
 	      &c);
 	assert_string_equal(c.playbook, "/etc/kt/own/p.json");
@@ -84,6 +86,8 @@ static void everything_can_be_set(void **state)
 	assert_int_equal(c.rekey, 2);
 	assert_int_equal(c.canary, 1);
 	assert_string_equal(c.hsm.escrow_key, "e");
+	assert_int_equal(c.hsm.call_timeout_s, 5);
+	assert_int_equal(c.hsm.sessions, 8);
 	assert_string_equal(c.key_from, "env:K");
 	assert_int_equal(c.cryptoperiod_days, 90);
 	assert_ptr_equal(kt_cluster_node(&c, "b"), &c.nodes[2]);

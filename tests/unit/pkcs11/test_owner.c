@@ -304,9 +304,15 @@ static void a_refused_pin_is_not_tried_again(void **state)
 	(void)state;
 	kt_err err = KT_ERR_INIT;
 	kt_owner *o;
+	bool refused = false;
 	const char *uri = wrong_pin_uri();
+	kt_owner_options options = {.subcommand = "owner", .uri = "pkcs11:token=absent", .refused = &refused};
 	(void)unlink(order_path("logins"));
-	assert_kt_fails(KT_E_HSM, kt_owner_start(&(kt_owner_options){.subcommand = "owner", .uri = uri}, &o, &err));
+	assert_kt_fails(KT_E_HSM, kt_owner_start(&options, &o, &err));
+	assert_false(refused);
+	options.uri = uri;
+	assert_kt_fails(KT_E_HSM, kt_owner_start(&options, &o, &err));
+	assert_true(refused);
 	assert_non_null(strstr(err.msg, "the PIN is wrong"));
 	assert_int_equal(logins(), 1);
 	/* In the middle of a run: the file changed, and the session is lost. */
