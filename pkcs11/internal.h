@@ -8,6 +8,7 @@
 #include "pkcs11/key.h"
 #include "pkcs11/mechanism.h"
 #include "pkcs11/token.h"
+#include "pkcs11/transport.h"
 #include "pkcs11/watch.h"
 #include "wire/blob.h"
 
@@ -78,6 +79,7 @@ typedef struct kt_p11_policy {
 	CK_BBOOL on_token, sensitive, extractable, wrap, sign;
 } kt_p11_policy;
 
+extern const kt_p11_policy kt_p11_cluster_on_token;
 extern const kt_p11_policy kt_p11_cluster_session; /* a cluster key as a session object */
 extern const kt_p11_policy kt_p11_readable;        /* a session key whose value this process may read */
 
@@ -106,6 +108,23 @@ KT_MUST_CHECK kt_code kt_p11_policy_check(kt_token *t, CK_OBJECT_HANDLE key, con
 KT_MUST_CHECK kt_code kt_p11_read_value(kt_token *t, CK_OBJECT_HANDLE key, kt_secret *out, kt_err *err);
 /* Destroy an object of ours in a cleanup; a failure is logged. 0 is fine. */
 void kt_p11_discard(kt_token *t, CK_OBJECT_HANDLE object);
+
+/* --- transport.c -------------------------------------------------------------------------------------------------- */
+
+/* What an RSA pair is for. The tables of transport.h and rsa_key.h say what each must be. */
+typedef struct kt_p11_pair {
+	const char *what; /* "transport key" */
+	bool on_token;
+	bool unwrap_only; /* never CKA_DECRYPT */
+} kt_p11_pair;
+
+extern const kt_p11_pair kt_p11_transport_pair;
+
+/* What kt_token_transport_list and kt_token_transport_make do, for a kind of pair. */
+KT_MUST_CHECK kt_code kt_p11_pair_list(kt_token *t, const kt_p11_pair *kind, const kt_token_key_name *name,
+				       kt_token_transport *out, size_t *n, kt_err *err);
+KT_MUST_CHECK kt_code kt_p11_pair_make(kt_token *t, const kt_p11_pair *kind, const kt_token_key_name *name,
+				       unsigned bits, kt_token_transport *out, kt_err *err);
 
 /* --- mac.c -------------------------------------------------------------------------------------------------------- */
 

@@ -12,7 +12,7 @@
 enum { KEY_LEN = 32, NEW_ID_LEN = 16 };
 
 static const kt_p11_policy wrapping_key = {"wrapping key", CK_TRUE, CK_TRUE, CK_FALSE, CK_TRUE, CK_TRUE};
-static const kt_p11_policy cluster_on_token = {"cluster key", CK_TRUE, CK_TRUE, CK_TRUE, CK_FALSE, CK_TRUE};
+const kt_p11_policy kt_p11_cluster_on_token = {"cluster key", CK_TRUE, CK_TRUE, CK_TRUE, CK_FALSE, CK_TRUE};
 const kt_p11_policy kt_p11_cluster_session = {"cluster key", CK_FALSE, CK_TRUE, CK_TRUE, CK_FALSE, CK_TRUE};
 const kt_p11_policy kt_p11_readable = {"session key", CK_FALSE, CK_FALSE, CK_TRUE, CK_FALSE, CK_TRUE};
 
@@ -245,7 +245,7 @@ kt_code kt_token_find_wrapping_key(kt_token *t, const kt_token_key_name *name, k
 
 kt_code kt_token_find_cluster_key(kt_token *t, const kt_token_key_name *name, kt_token_key *out, kt_err *err)
 {
-	return find_checked(t, &cluster_on_token, name, out, err);
+	return find_checked(t, &kt_p11_cluster_on_token, name, out, err);
 }
 
 /* --- Making and destroying ---------------------------------------------------------------------------------------- */
@@ -331,7 +331,7 @@ static kt_code same_label(const kt_token *t, const kt_token_key *key, const char
 kt_code kt_token_ensure_cluster_key(kt_token *t, const kt_token_key_name *name, bool on_token, kt_token_key *out,
 				    bool *made, kt_err *err)
 {
-	const kt_p11_policy *policy = on_token ? &cluster_on_token : &kt_p11_cluster_session;
+	const kt_p11_policy *policy = on_token ? &kt_p11_cluster_on_token : &kt_p11_cluster_session;
 	const kt_token_key_name by_id = {.id = name->id, .id_len = name->id_len};
 	CK_OBJECT_HANDLE h = 0;
 	CK_ULONG n = 0;

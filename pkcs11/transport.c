@@ -13,6 +13,8 @@
 
 enum { ID_LEN = 16, MODULUS_MAX = KT_TRANSPORT_KEY_MAX_BITS / 8, EXPONENT_MAX = 32 };
 
+const kt_p11_pair kt_p11_transport_pair = {.what = "transport key", .on_token = true};
+
 static const CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
 static const CK_KEY_TYPE rsa = CKK_RSA;
 static const CK_OBJECT_CLASS private_class = CKO_PRIVATE_KEY, public_class = CKO_PUBLIC_KEY;
@@ -134,7 +136,7 @@ static kt_code encode(const kt_token *t, const numbers *from, kt_token_transport
 }
 
 /* Out of the private half; a token that does not tell the exponent there tells it of the public one. */
-static kt_code read_public(const kt_token *t, kt_token_transport *key, kt_err *err)
+static kt_code read_public(const kt_token *t, const kt_p11_pair *kind, kt_token_transport *key, kt_err *err)
 {
 	numbers got;
 	CK_OBJECT_HANDLE public = 0;
@@ -144,8 +146,8 @@ static kt_code read_public(const kt_token *t, kt_token_transport *key, kt_err *e
 	KT_TRY(find_public(t, key, &public, 1, &n, err));
 	if (n == 1 && read_numbers(t, public, &got))
 		return encode(t, &got, key, err);
-	return kt_fail(err, KT_E_HSM, "use another token, or keep the transport key in a file",
-		       "%s: it does not tell the public half of the transport key", t->name);
+	return kt_fail(err, KT_E_HSM, "use another token, or keep the key in a file",
+		       "%s: it does not tell the public half of the %s", t->name, kind->what);
 }
 
 /* --- What a pair must be ------------------------------------------------------------------------------------------ */
@@ -158,9 +160,9 @@ static const struct must {
 	CK_BBOOL is;
 	bool may_lack; /* a token that does not know it at all cannot do it either */
 } musts[FLAGS] = {
-	{CKA_DECRYPT, "CKA_DECRYPT", CK_TRUE, true},           /* one of the first OPENS */
+	{CKA_DECRYPT, "CKA_DECRYPT", CK_FALSE, true},          /* the first OPENS: check_opening */
 	{CKA_UNWRAP, "CKA_UNWRAP", CK_TRUE, true},             /* */
-	{CKA_TOKEN, "CKA_TOKEN", CK_TRUE, false},              /* */
+	{CKA_TOKEN, "CKA_TOKEN", CK_TRUE, false},              /* or as the kind of pair says */
 	{CKA_PRIVATE, "CKA_PRIVATE", CK_TRUE, false},          /* */
 	{CKA_SENSITIVE, "CKA_SENSITIVE", CK_TRUE, false},      /* */
 	{CKA_EXTRACTABLE, "CKA_EXTRACTABLE", CK_FALSE, false}, /* */
@@ -170,7 +172,8 @@ static const struct must {
 };
 
 /* One attribute at a time: what a token answers about many of which it does not know one differs. */
-static kt_code read_flag(const kt_token *t, CK_OBJECT_HANDLE key, const struct must *m, CK_BBOOL *out, kt_err *err)
+static kt_code read_flag(const kt_token *t, const kt_p11_pair *kind, CK_OBJECT_HANDLE key, const struct must *m,
+			 CK_BBOOL *out, kt_err *err)
 {
 	CK_BBOOL value = CK_FALSE;
 	CK_ATTRIBUTE a = {m->type, &value, sizeof value};
@@ -178,42 +181,55 @@ static kt_code read_flag(const kt_token *t, CK_OBJECT_HANDLE key, const struct m
 	bool lacks = rv == CKR_ATTRIBUTE_TYPE_INVALID || (rv == CKR_OK && a.ulValueLen != sizeof value);
 	*out = lacks ? CK_FALSE : value;
 	if (lacks && !m->may_lack)
-		return kt_fail(err, KT_E_REFUSED, "use another token", "%s: it does not tell %s of the transport key",
-			       t->name, m->name);
+		return kt_fail(err, KT_E_REFUSED, "use another token", "%s: it does not tell %s of the %s", t->name,
+			       m->name, kind->what);
 	return lacks || rv == CKR_OK ? KT_OK : kt_p11_fail(t->name, "C_GetAttributeValue", rv, err);
 }
 
-static kt_code check_policy(const kt_token *t, kt_token_transport *key, kt_err *err)
+static const char wrong_pair[] = "name another key, or let keyturn make one; a token that ignores attributes is not fit";
+
+/* A pair that only unwraps opens into the token alone: with DECRYPT as well it would show what it opens. */
+static kt_code check_opening(const kt_token *t, const kt_p11_pair *kind, const kt_token_transport *key, kt_err *err)
 {
-	static const char remedy[] =
-		"name another key, or let keyturn make one; a token that ignores attributes is not fit";
-	CK_BBOOL is[FLAGS];
-	for (size_t i = 0; i < FLAGS; i++)
-		KT_TRY(read_flag(t, key->handle, &musts[i], &is[i], err));
-	key->decrypt = is[0];
-	key->unwrap = is[1];
+	if (kind->unwrap_only && (key->decrypt || !key->unwrap))
+		return kt_fail(err, KT_E_REFUSED, wrong_pair, "%s: the %s must have CKA_UNWRAP, and not CKA_DECRYPT",
+			       t->name, kind->what);
 	if (!key->decrypt && !key->unwrap)
-		return kt_fail(err, KT_E_REFUSED, remedy,
-			       "%s: the transport key has neither CKA_DECRYPT nor CKA_UNWRAP", t->name);
-	for (size_t i = OPENS; i < FLAGS; i++)
-		if ((is[i] != CK_FALSE) != (musts[i].is != CK_FALSE))
-			return kt_fail(err, KT_E_REFUSED, remedy, "%s: the transport key has %s %u where it must be %u",
-				       t->name, musts[i].name, is[i], musts[i].is);
+		return kt_fail(err, KT_E_REFUSED, wrong_pair, "%s: the %s has neither CKA_DECRYPT nor CKA_UNWRAP",
+			       t->name, kind->what);
 	return KT_OK;
 }
 
-static kt_code read_pair(const kt_token *t, CK_OBJECT_HANDLE handle, kt_token_transport *out, kt_err *err)
+static kt_code check_policy(const kt_token *t, const kt_p11_pair *kind, kt_token_transport *key, kt_err *err)
+{
+	CK_BBOOL is[FLAGS];
+	for (size_t i = 0; i < FLAGS; i++)
+		KT_TRY(read_flag(t, kind, key->handle, &musts[i], &is[i], err));
+	key->decrypt = is[0];
+	key->unwrap = is[1];
+	KT_TRY(check_opening(t, kind, key, err));
+	for (size_t i = OPENS; i < FLAGS; i++) {
+		bool must = musts[i].type == CKA_TOKEN ? kind->on_token : musts[i].is != CK_FALSE;
+		if ((is[i] != CK_FALSE) != must)
+			return kt_fail(err, KT_E_REFUSED, wrong_pair, "%s: the %s has %s %u where it must be %u",
+				       t->name, kind->what, musts[i].name, is[i], must);
+	}
+	return KT_OK;
+}
+
+static kt_code read_pair(const kt_token *t, const kt_p11_pair *kind, CK_OBJECT_HANDLE handle, kt_token_transport *out,
+			 kt_err *err)
 {
 	*out = (kt_token_transport){.handle = handle};
 	CK_ATTRIBUTE id = {CKA_ID, out->id, sizeof out->id};
 	KT_TRY(P11(t, err, C_GetAttributeValue, t->session, handle, &id, 1));
 	out->id_len = id.ulValueLen <= sizeof out->id ? id.ulValueLen : 0;
-	KT_TRY(check_policy(t, out, err));
-	return read_public(t, out, err);
+	KT_TRY(check_policy(t, kind, out, err));
+	return read_public(t, kind, out, err);
 }
 
-kt_code kt_token_transport_list(kt_token *t, const kt_token_key_name *name, kt_token_transport *out, size_t *n,
-				kt_err *err)
+kt_code kt_p11_pair_list(kt_token *t, const kt_p11_pair *kind, const kt_token_key_name *name, kt_token_transport *out,
+			 size_t *n, kt_err *err)
 {
 	CK_OBJECT_HANDLE found[KT_TRANSPORT_KEYS_MAX + 1] = {0};
 	CK_ULONG got = 0;
@@ -231,8 +247,14 @@ kt_code kt_token_transport_list(kt_token *t, const kt_token_key_name *name, kt_t
 		return kt_fail(err, KT_E_REFUSED, "remove the keys that nothing needs",
 			       "%s: it has more than %d RSA keys of this name", t->name, (int)KT_TRANSPORT_KEYS_MAX);
 	for (; *n < got; ++*n)
-		KT_TRY(read_pair(t, found[*n], &out[*n], err));
+		KT_TRY(read_pair(t, kind, found[*n], &out[*n], err));
 	return KT_OK;
+}
+
+kt_code kt_token_transport_list(kt_token *t, const kt_token_key_name *name, kt_token_transport *out, size_t *n,
+				kt_err *err)
+{
+	return kt_p11_pair_list(t, &kt_p11_transport_pair, name, out, n, err);
 }
 
 /* --- Making and destroying ---------------------------------------------------------------------------------------- */
@@ -243,17 +265,17 @@ static const struct usage {
 	bool decrypt, unwrap, plain;
 } usages[] = {{true, true, false}, {true, false, false}, {false, true, false}, {true, false, true}};
 
-static CK_RV generate(const kt_token *t, const kt_token_key_name *name, CK_ULONG bits, const struct usage *use,
-		      CK_OBJECT_HANDLE *public, CK_OBJECT_HANDLE *private)
+static CK_RV generate(const kt_token *t, const kt_p11_pair *kind, const kt_token_key_name *name, CK_ULONG bits,
+		      const struct usage *use, CK_OBJECT_HANDLE *public, CK_OBJECT_HANDLE *private)
 {
 	static const CK_BYTE exponent[] = {1, 0, 1};
 	CK_MECHANISM m = {CKM_RSA_PKCS_KEY_PAIR_GEN, NULL, 0};
 	kt_p11_template pub = {.n = 0}, priv = {.n = 0};
-	add_flag(&pub, CKA_TOKEN, true);
+	add_flag(&pub, CKA_TOKEN, kind->on_token);
 	kt_p11_template_add(&pub, CKA_MODULUS_BITS, &bits, sizeof bits);
 	kt_p11_template_add(&pub, CKA_PUBLIC_EXPONENT, exponent, sizeof exponent);
 	add_name(&pub, name);
-	add_flag(&priv, CKA_TOKEN, true);
+	add_flag(&priv, CKA_TOKEN, kind->on_token);
 	add_flag(&priv, CKA_PRIVATE, true);
 	add_flag(&priv, CKA_SENSITIVE, true);
 	add_flag(&priv, CKA_EXTRACTABLE, false);
@@ -270,13 +292,15 @@ static CK_RV generate(const kt_token *t, const kt_token_key_name *name, CK_ULONG
 }
 
 /* The longest key up to `bits` that the token makes, by the first template that it takes. */
-static kt_code generate_any(const kt_token *t, const kt_token_key_name *name, unsigned bits, CK_OBJECT_HANDLE pair[2],
-			    kt_err *err)
+static kt_code generate_any(const kt_token *t, const kt_p11_pair *kind, const kt_token_key_name *name, unsigned bits,
+			    CK_OBJECT_HANDLE pair[2], kt_err *err)
 {
 	CK_RV rv = CKR_OK;
 	for (unsigned b = bits; b >= KT_TRANSPORT_KEY_MIN_BITS; b = b > 3072 ? 3072 : b > 2048 ? 2048 : 0)
 		for (size_t i = 0; i < sizeof usages / sizeof usages[0]; i++) {
-			CK_RV got = generate(t, name, b, &usages[i], &pair[0], &pair[1]);
+			if (kind->unwrap_only && usages[i].decrypt)
+				continue;
+			CK_RV got = generate(t, kind, name, b, &usages[i], &pair[0], &pair[1]);
 			if (got == CKR_OK)
 				return KT_OK;
 			rv = rv == CKR_OK ? got : rv;
@@ -284,8 +308,8 @@ static kt_code generate_any(const kt_token *t, const kt_token_key_name *name, un
 	return kt_p11_fail(t->name, "C_GenerateKeyPair", rv, err);
 }
 
-kt_code kt_token_transport_make(kt_token *t, const kt_token_key_name *name, unsigned bits, kt_token_transport *out,
-				kt_err *err)
+kt_code kt_p11_pair_make(kt_token *t, const kt_p11_pair *kind, const kt_token_key_name *name, unsigned bits,
+			 kt_token_transport *out, kt_err *err)
 {
 	CK_OBJECT_HANDLE pair[2];
 	uint8_t id[ID_LEN];
@@ -293,22 +317,28 @@ kt_code kt_token_transport_make(kt_token *t, const kt_token_key_name *name, unsi
 	*out = (kt_token_transport){0};
 	KT_TRY(check_name(name, err));
 	if (!name->label || bits < KT_TRANSPORT_KEY_MIN_BITS || bits > KT_TRANSPORT_KEY_MAX_BITS || bits % 256)
-		return kt_fail(err, KT_E_INPUT, NULL, "a new transport key needs a label, and %d to %d bits",
-			       (int)KT_TRANSPORT_KEY_MIN_BITS, (int)KT_TRANSPORT_KEY_MAX_BITS);
+		return kt_fail(err, KT_E_INPUT, NULL, "a new %s needs a label, and %d to %d bits",
+			       kind->what, (int)KT_TRANSPORT_KEY_MIN_BITS, (int)KT_TRANSPORT_KEY_MAX_BITS);
 	if (!name->id_len) {
 		if (RAND_bytes(id, sizeof id) != 1)
 			return kt_fail(err, KT_E_INTERNAL, NULL, "the random generator failed");
 		full.id = id;
 		full.id_len = sizeof id;
 	}
-	KT_TRY(generate_any(t, &full, bits, pair, err));
-	kt_code rc = read_pair(t, pair[1], out, err);
+	KT_TRY(generate_any(t, kind, &full, bits, pair, err));
+	kt_code rc = read_pair(t, kind, pair[1], out, err);
 	if (rc == KT_OK)
 		return KT_OK;
 	kt_p11_discard(t, pair[1]);
 	kt_p11_discard(t, pair[0]);
 	*out = (kt_token_transport){0};
-	return kt_err_prefix(err, rc, "the new transport key was destroyed");
+	return kt_err_prefix(err, rc, "the new %s was destroyed", kind->what);
+}
+
+kt_code kt_token_transport_make(kt_token *t, const kt_token_key_name *name, unsigned bits, kt_token_transport *out,
+				kt_err *err)
+{
+	return kt_p11_pair_make(t, &kt_p11_transport_pair, name, bits, out, err);
 }
 
 kt_code kt_token_transport_destroy(kt_token *t, const kt_token_transport *key, kt_err *err)
