@@ -127,8 +127,9 @@ kt_code kt_p11_policy_check(kt_token *t, CK_OBJECT_HANDLE key, const kt_p11_poli
 	KT_TRY(read_attributes(t, key, a, FLAGS + NUMBERS, err));
 	for (size_t i = 0; i < FLAGS; i++)
 		KT_TRY(compare(t, &a[i], &flags[i], flag[i], p->what, err));
-	/* SoftHSM leaves CKA_VALUE_LEN 0 at unwrap; there the check value shows that the key is the whole one. */
-	if (number[NUMBERS - 1] == 0 && !p->on_token)
+	/* SoftHSM leaves CKA_VALUE_LEN 0 at unwrap; there check value and MAC show that the key is the whole one.
+	 * Wrapping keys are never unwrapped. */
+	if (number[NUMBERS - 1] == 0 && !p->wrap)
 		number[NUMBERS - 1] = KEY_LEN;
 	for (size_t i = 0; i < NUMBERS; i++)
 		KT_TRY(compare(t, &a[FLAGS + i], &numbers[i], number[i], p->what, err));

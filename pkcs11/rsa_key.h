@@ -4,8 +4,8 @@
  *
  *                    TOKEN PRIVATE SENSITIVE EXTRACTABLE UNWRAP DECRYPT SIGN SIGN_RECOVER DERIVE
  *   custodian key      1      1        1          0        1       0      0       0          0     (opens escrows)
- *   recovery key       0      1        1          0        1       0      0       0          0     (of a fresh token, for one
- * session: a custodian's token wraps to it what it has opened)
+ *   recovery key       0      1        1          0        1       0      0       0          0     (of a fresh token,
+ * for one session: a custodian's token wraps to it what it has opened)
  *
  * Made, read back and found as in pkcs11/transport.h, of which the type is.
  */

@@ -186,7 +186,8 @@ static kt_code read_flag(const kt_token *t, const kt_p11_pair *kind, CK_OBJECT_H
 	return lacks || rv == CKR_OK ? KT_OK : kt_p11_fail(t->name, "C_GetAttributeValue", rv, err);
 }
 
-static const char wrong_pair[] = "name another key, or let keyturn make one; a token that ignores attributes is not fit";
+static const char wrong_pair[] =
+	"name another key, or let keyturn make one; a token that ignores attributes is not fit";
 
 /* A pair that only unwraps opens into the token alone: with DECRYPT as well it would show what it opens. */
 static kt_code check_opening(const kt_token *t, const kt_p11_pair *kind, const kt_token_transport *key, kt_err *err)
@@ -317,8 +318,8 @@ kt_code kt_p11_pair_make(kt_token *t, const kt_p11_pair *kind, const kt_token_ke
 	*out = (kt_token_transport){0};
 	KT_TRY(check_name(name, err));
 	if (!name->label || bits < KT_TRANSPORT_KEY_MIN_BITS || bits > KT_TRANSPORT_KEY_MAX_BITS || bits % 256)
-		return kt_fail(err, KT_E_INPUT, NULL, "a new %s needs a label, and %d to %d bits",
-			       kind->what, (int)KT_TRANSPORT_KEY_MIN_BITS, (int)KT_TRANSPORT_KEY_MAX_BITS);
+		return kt_fail(err, KT_E_INPUT, NULL, "a new %s needs a label, and %d to %d bits", kind->what,
+			       (int)KT_TRANSPORT_KEY_MIN_BITS, (int)KT_TRANSPORT_KEY_MAX_BITS);
 	if (!name->id_len) {
 		if (RAND_bytes(id, sizeof id) != 1)
 			return kt_fail(err, KT_E_INTERNAL, NULL, "the random generator failed");

@@ -92,6 +92,8 @@ static kt_code on_escrow(fold *f, const cJSON *result, int64_t time_ms, kt_err *
 	if (!f->to)
 		return kt_fail(err, KT_E_AUDIT, NULL, "run %s escrowed a key that it had not made", f->run);
 	KT_TRY(add_escrow(f, &own, err));
+	if (!kt_ledger_member(f->to, "proof"))
+		KT_TRY(kt_ledger_proved(f->to, result, err));
 	for (const cJSON *c = custodians ? custodians->child : NULL; c; c = c->next) {
 		const kt_ledger_escrow e = {.path = kt_ledger_text(c, "path"),
 					    .custodian = kt_ledger_text(c, "name"),

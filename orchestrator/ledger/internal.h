@@ -6,14 +6,6 @@
 #include "orchestrator/journal/journal.h"
 #include "orchestrator/ledger/ledger.h"
 
-/* A member of an object, NULL when there is none (or no object). */
-cJSON *kt_ledger_member(const cJSON *o, const char *name);
-/* Its text, "" when it is not one. */
-const char *kt_ledger_text(const cJSON *o, const char *name);
-bool kt_ledger_is(const cJSON *o, const char *name, const char *text);
-/* The first element of an array of objects of which the member `name` is this text. */
-cJSON *kt_ledger_element(const cJSON *array, const char *name, const char *value);
-
 /* A new key of the view, with every member that the ledger's entries have, appended to `keys`. */
 KT_MUST_CHECK kt_code kt_ledger_add_key(cJSON *keys, const kt_ledger_new *key, cJSON **out, kt_err *err);
 /* Append an event that a run's journal tells. */

@@ -236,22 +236,32 @@ static kt_code fill_escrow(cJSON *o, const kt_ledger_escrow *e, kt_err *err)
 	return kt_json_add_bool(o, "gone", e->gone, err);
 }
 
-kt_code kt_ledger_escrow_json(const kt_ledger_escrow *e, cJSON **out, kt_err *err)
+kt_code kt_ledger_escrowed(cJSON *entry, const kt_ledger_escrow *e, kt_err *err)
 {
-	*out = cJSON_CreateObject();
-	kt_code rc = fill_escrow(*out, e, err);
+	cJSON *o = cJSON_CreateObject();
+	kt_code rc = fill_escrow(o, e, err);
 	if (rc == KT_OK)
-		return KT_OK;
-	cJSON_Delete(*out);
-	*out = NULL;
+		return put(kt_ledger_member(entry, "escrows"), "path", o, err);
+	cJSON_Delete(o);
 	return rc;
 }
 
-kt_code kt_ledger_escrowed(cJSON *entry, const kt_ledger_escrow *e, kt_err *err)
+kt_code kt_ledger_proved(cJSON *entry, const cJSON *from, kt_err *err)
 {
-	cJSON *o;
-	KT_TRY(kt_ledger_escrow_json(e, &o, err));
-	return put(kt_ledger_member(entry, "escrows"), "path", o, err);
+	static const char *const names[] = {"label", "nonce", "proof"};
+	cJSON *o = cJSON_CreateObject();
+	kt_code rc = KT_OK;
+	bool whole = true;
+	for (size_t i = 0; rc == KT_OK && i < sizeof names / sizeof names[0]; i++) {
+		whole = whole && kt_ledger_text(from, names[i])[0];
+		rc = kt_json_add_str(o, names[i], kt_ledger_text(from, names[i]), err);
+	}
+	if (rc != KT_OK || !whole) {
+		cJSON_Delete(o);
+		return rc;
+	}
+	cJSON_DeleteItemFromObjectCaseSensitive(entry, "proof");
+	return kt_json_add(entry, "proof", o, err);
 }
 
 kt_code kt_ledger_release(cJSON *entry, const char *run, int64_t time_ms, kt_err *err)

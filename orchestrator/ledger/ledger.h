@@ -43,6 +43,14 @@ KT_MUST_CHECK kt_code kt_ledger_save(const kt_ledger *l, kt_err *err);
 cJSON *kt_ledger_find(const kt_ledger *l, const char *id);
 KT_MUST_CHECK kt_code kt_ledger_enter(kt_ledger *l, const kt_ledger_new *key, cJSON **out, kt_err *err);
 
+/* A member of an object, NULL when there is none (or no object). */
+cJSON *kt_ledger_member(const cJSON *o, const char *name);
+/* Its text, "" when it is not one. */
+const char *kt_ledger_text(const cJSON *o, const char *name);
+bool kt_ledger_is(const cJSON *o, const char *name, const char *text);
+/* The first element of an array of objects of which the member `name` is this text. */
+cJSON *kt_ledger_element(const cJSON *array, const char *name, const char *value);
+
 /* Append to the entry's history. That it may follow is the caller's to see (kt_ledger_may). */
 KT_MUST_CHECK kt_code kt_ledger_moved(cJSON *entry, kt_key_state to, int64_t time_ms, const char *why, kt_err *err);
 /* KT_E_REFUSED when SP 800-57 does not let `what` (for the message) go from one to the other. */
@@ -64,8 +72,10 @@ typedef struct kt_ledger_escrow {
 
 /* Note an escrow with the entry; one of the same path is replaced. */
 KT_MUST_CHECK kt_code kt_ledger_escrowed(cJSON *entry, const kt_ledger_escrow *e, kt_err *err);
-/* The same as a JSON object of its own, the caller's. */
-KT_MUST_CHECK kt_code kt_ledger_escrow_json(const kt_ledger_escrow *e, cJSON **out, kt_err *err);
+/* A proof of possession (base/kcv.h) that was made while the key was there: what tells it from every other key when it
+ * is recovered, for a check value has 3 bytes only. `from` has label, nonce and proof (hex); one that is there is
+ * replaced. Nothing is noted when `from` lacks one of them. */
+KT_MUST_CHECK kt_code kt_ledger_proved(cJSON *entry, const cJSON *from, kt_err *err);
 /* A person says that what this run left (its backups, what its restore kept) needs the key no more. */
 KT_MUST_CHECK kt_code kt_ledger_release(cJSON *entry, const char *run, int64_t time_ms, kt_err *err);
 

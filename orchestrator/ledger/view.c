@@ -127,17 +127,13 @@ static kt_code sort_history(cJSON *key, kt_err *err)
 
 /* --- Escrows as dependants of the keys that open them ------------------------------------------------------------- */
 
-/* Does this key open that escrow? A custodian's id begins its public key's digest. */
+/* Is that escrow under this wrapping key? */
 static bool opens(const cJSON *key, const cJSON *escrow)
 {
-	const char *id = kt_ledger_text(key, "id");
-	bool custodian = kt_ledger_text(escrow, "custodian")[0] != '\0';
-	if (kt_ledger_is(key, "kind", "custodian"))
-		return custodian && strncmp(kt_ledger_text(escrow, "under"), id, strlen(id)) == 0;
-	if (custodian || !kt_ledger_is(key, "kind", "wrapping"))
+	if (kt_ledger_text(escrow, "custodian")[0] || !kt_ledger_is(key, "kind", "wrapping"))
 		return false;
-	const char *by = kt_ledger_text(escrow, "under_kcv")[0] ? "under_kcv" : "under";
-	return kt_ledger_is(escrow, by, kt_ledger_text(key, strcmp(by, "under") == 0 ? "label" : "kcv"));
+	bool by_kcv = kt_ledger_text(escrow, "under_kcv")[0] != '\0';
+	return kt_ledger_is(escrow, by_kcv ? "under_kcv" : "under", kt_ledger_text(key, by_kcv ? "kcv" : "label"));
 }
 
 /* A wrapping key that is only known because something is wrapped under it. */
