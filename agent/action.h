@@ -71,8 +71,8 @@ KT_MUST_CHECK kt_code kt_arg_strings(const cJSON *args, const char *name, const 
 /* The handlers. */
 kt_action_fn kt_action_facts, kt_action_file_remove, kt_action_run_release; /* facts.c, remove.c, runlock.c */
 kt_action_fn kt_action_service_stop, kt_action_service_start, kt_action_service_status; /* service.c */
-kt_action_fn kt_action_key_transport, kt_action_key_receive, kt_action_key_install;     /* key.c, transport.c */
-kt_action_fn kt_action_key_forget, kt_action_key_locate;                                /* key.c, locate.c */
+kt_action_fn kt_action_key_transport, kt_action_key_retire, kt_action_key_receive;      /* key.c */
+kt_action_fn kt_action_key_install, kt_action_key_forget, kt_action_key_locate;         /* key.c, locate.c */
 kt_action_fn kt_action_env_install, kt_action_env_restore;                              /* env.c */
 kt_action_fn kt_action_exec, kt_action_command, kt_action_probe,
 	kt_action_log_check;                            /* exec.c, command.c, logcheck.c */

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* key.transport, key.receive, key.install, key.forget: a new key on its way to this node. */
+/* key.transport, key.retire, key.receive, key.install, key.forget: a new key on its way to this node. */
 #include <errno.h>
-#include <openssl/bio.h>
-#include <openssl/pem.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,56 +8,92 @@
 
 #include "agent/keyref.h"
 #include "agent/redact.h"
+#include "agent/runlock.h"
 #include "agent/slot.h"
+#include "agent/transport.h"
+#include "agent/transportfile.h"
 #include "base/codec.h"
 #include "base/file.h"
 
 enum { LABEL_MAX = 256, NONCE_HEX_MIN = 32, NONCE_HEX_MAX = 2 * KT_PROOF_NONCE_MAX };
 
-/* --- key.transport --------------------------------------------------------------------------------------------------
- */
+/* --- key.transport, key.retire ----------------------------------------------------------------------------------- */
 
-static kt_code put_public_pem(EVP_PKEY *key, cJSON *result, kt_err *err)
+static kt_code describe_transport(const kt_transport_key *key, cJSON *result, kt_err *err)
 {
-	char *text = NULL;
-	BIO *bio = BIO_new(BIO_s_mem());
-	bool ok = bio && PEM_write_bio_PUBKEY(bio, key) == 1 && BIO_write(bio, "", 1) == 1;
-	if (ok)
-		(void)BIO_get_mem_data(bio, &text);
-	kt_code rc = ok ? kt_json_add_str(result, "public_pem", text, err)
-			: kt_fail(err, KT_E_INTERNAL, NULL, "the public key cannot be encoded");
-	BIO_free(bio);
-	return rc;
+	KT_TRY(kt_json_add_str(result, "public_pem", kt_buf_cstr(&key->public_pem), err));
+	KT_TRY(kt_json_add_str(result, "spki_sha256", key->spki_sha256, err));
+	KT_TRY(kt_json_add_int(result, "bits", key->bits, err));
+	KT_TRY(kt_json_add_bool(result, "made", key->made, err));
+	return kt_json_add_int(result, "others", key->others, err);
 }
 
-static kt_code describe_transport(EVP_PKEY *key, bool made, cJSON *result, kt_err *err)
-{
-	char hex[KT_SHA256_HEX];
-	KT_TRY(put_public_pem(key, result, err));
-	KT_TRY(kt_blob_spki_sha256(key, hex, err));
-	KT_TRY(kt_json_add_str(result, "spki_sha256", hex, err));
-	KT_TRY(kt_json_add_int(result, "bits", EVP_PKEY_get_bits(key), err));
-	return kt_json_add_bool(result, "made", made, err);
-}
-
-static kt_code transport(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+static kt_code read_wish(const cJSON *args, kt_transport_wish *wish, kt_err *err)
 {
 	int64_t bits;
-	bool made;
-	EVP_PKEY *key;
 	KT_TRY(kt_json_opt_int(args, "bits", KT_TRANSPORT_BITS, KT_TRANSPORT_BITS_MIN, KT_TRANSPORT_BITS_MAX, &bits,
 			       err));
 	if (bits % 256 != 0)
 		return kt_fail(err, KT_E_INPUT, NULL, "\"bits\" must be a multiple of 256, not %d", (int)bits);
-	KT_TRY(kt_transport_ensure(ctx->state, (unsigned)bits, &made, &key, err));
-	kt_code rc = describe_transport(key, made, result, err);
-	EVP_PKEY_free(key);
+	wish->bits = (unsigned)bits;
+	KT_TRY(kt_json_opt_str(args, "uri", NULL, &wish->uri, err));
+	KT_TRY(kt_json_opt_str(args, "pinned", NULL, &wish->pinned, err));
+	KT_TRY(kt_json_opt_bool(args, "rotate", false, &wish->rotate, err));
+	if (cJSON_HasObjectItem(args, "environment"))
+		KT_TRY(kt_json_object(args, "environment", &wish->environment, err));
+	return KT_OK;
+}
+
+/* Under the folder's lock: another agent must not make a second one, nor a run begin while the key changes. */
+static kt_code transport(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+{
+	kt_transport_wish wish = {0};
+	kt_transport_key key = {.public_pem = KT_BUF_INIT};
+	int lock;
+	KT_TRY(read_wish(args, &wish, err));
+	KT_TRY(kt_runlock_folder(ctx->state, &lock, err));
+	kt_code rc = wish.rotate ? kt_runlock_free(ctx->state, err) : KT_OK;
+	if (rc == KT_OK)
+		rc = kt_transport_ensure(ctx->state, &wish, &key, err);
+	(void)close(lock);
+	if (rc == KT_OK)
+		rc = describe_transport(&key, result, err);
+	kt_buf_free(&key.public_pem);
 	return rc;
 }
 
 kt_status kt_action_key_transport(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	return kt_action_end(transport(ctx, args, result, err));
+}
+
+static kt_code retire_locked(const kt_agent_ctx *ctx, const char *keep, cJSON *result, kt_err *err)
+{
+	size_t lost, left;
+	kt_err why = KT_ERR_INIT;
+	KT_TRY(kt_runlock_free(ctx->state, err));
+	KT_TRY(kt_slot_rewrap_all(ctx->state, keep, &lost, err));
+	KT_TRY(kt_transport_retire(ctx->state, keep, &left, &why, err));
+	KT_TRY(kt_json_add_int(result, "slots_lost", (int64_t)lost, err));
+	KT_TRY(kt_json_add_int(result, "left", (int64_t)left, err));
+	return kt_json_add_str(result, "why", left ? why.msg : "", err);
+}
+
+/* The keys that this one replaced go away for good; what they had opened is first wrapped for this one. */
+static kt_code retire(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+{
+	const char *keep;
+	int lock;
+	KT_TRY(kt_json_str(args, "keep", &keep, err));
+	KT_TRY(kt_runlock_folder(ctx->state, &lock, err));
+	kt_code rc = retire_locked(ctx, keep, result, err);
+	(void)close(lock);
+	return rc;
+}
+
+kt_status kt_action_key_retire(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+{
+	return kt_action_end(retire(ctx, args, result, err));
 }
 
 /* --- key.receive ----------------------------------------------------------------------------------------------------

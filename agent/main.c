@@ -9,6 +9,7 @@
 #include "agent/detach.h"
 #include "agent/runner.h"
 #include "agent/serve.h"
+#include "agent/token.h"
 #include "base/log.h"
 #include "base/secret.h"
 #include "wire/message.h"
@@ -23,7 +24,8 @@ static const char usage[] =
 	"  --node NAME   the node's name in cluster.json\n"
 	"  --state DIR   where the agent keeps its key, epochs and spool (default /var/lib/keyturn)\n"
 	"\n"
-	"Internal: `run SPOOLDIR` carries out detached work, `drain` reads stdin to its end.\n";
+	"Internal: `run SPOOLDIR` carries out detached work, `drain` reads stdin to its end,\n"
+	"`token` owns this node's PKCS#11 token.\n";
 
 static int fail(const kt_err *err)
 {
@@ -78,6 +80,12 @@ static kt_code run(int argc, char **argv, kt_err *err)
 	return kt_runner(argv[1], err);
 }
 
+static kt_code token(int argc, char **argv, kt_err *err)
+{
+	KT_TRY(kt_secret_setup(err));
+	return kt_owner_serve(argc - 1, argv + 1, kt_node_token_handlers, err);
+}
+
 int main(int argc, char **argv)
 {
 	kt_err err = KT_ERR_INIT;
@@ -94,6 +102,8 @@ int main(int argc, char **argv)
 	kt_code rc;
 	if (strcmp(what, "serve") == 0)
 		rc = serve(argc - 1, argv + 1, &err);
+	else if (strcmp(what, "token") == 0)
+		rc = token(argc - 1, argv + 1, &err);
 	else if (strcmp(what, "run") == 0)
 		rc = run(argc - 1, argv + 1, &err);
 	else

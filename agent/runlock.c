@@ -49,8 +49,7 @@ kt_code kt_runlock_read(const char *state, kt_runlock *out, kt_err *err)
 	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "%s", path);
 }
 
-/* The state folder, flocked until the descriptor is closed. */
-static kt_code lock_state(const char *state, int *fd, kt_err *err)
+kt_code kt_runlock_folder(const char *state, int *fd, kt_err *err)
 {
 	*fd = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (*fd < 0)
@@ -92,6 +91,13 @@ kt_code kt_runlock_check(const char *state, const char *cluster, kt_err *err)
 	return judge(state, cluster, &h, err);
 }
 
+kt_code kt_runlock_free(const char *state, kt_err *err)
+{
+	kt_runlock h;
+	KT_TRY(kt_runlock_read(state, &h, err));
+	return h.cluster[0] ? held_by_another(state, &h, err) : KT_OK;
+}
+
 static kt_code record(const char *state, const char *cluster, const char *run, kt_err *err)
 {
 	char path[KT_RECORD_PATH];
@@ -117,7 +123,7 @@ static kt_code take_locked(const char *state, const char *cluster, const char *r
 kt_code kt_runlock_take(const char *state, const char *cluster, const char *run, kt_err *err)
 {
 	int fd;
-	KT_TRY(lock_state(state, &fd, err));
+	KT_TRY(kt_runlock_folder(state, &fd, err));
 	kt_code rc = take_locked(state, cluster, run, err);
 	(void)close(fd);
 	return rc;
@@ -138,7 +144,7 @@ kt_code kt_runlock_release(const char *state, const char *cluster, const char *r
 {
 	int fd;
 	*released = false;
-	KT_TRY(lock_state(state, &fd, err));
+	KT_TRY(kt_runlock_folder(state, &fd, err));
 	kt_code rc = release_locked(state, cluster, run, released, err);
 	(void)close(fd);
 	return rc;

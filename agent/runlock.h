@@ -23,6 +23,10 @@ KT_MUST_CHECK kt_code kt_runlock_check(const char *state, const char *cluster, k
  * been admitted, takes it from an earlier one. Safe against other agent processes. KT_E_AUDIT: it cannot be recorded.
  */
 KT_MUST_CHECK kt_code kt_runlock_take(const char *state, const char *cluster, const char *run, kt_err *err);
+/* KT_E_BUSY, naming it, when any run holds this node. */
+KT_MUST_CHECK kt_code kt_runlock_free(const char *state, kt_err *err);
+/* The state folder, locked against other agent processes until *fd is closed: no run can take the node meanwhile. */
+KT_MUST_CHECK kt_code kt_runlock_folder(const char *state, int *fd, kt_err *err);
 /* Let go of it, durably, when it is held by this run; fine when it is not. */
 KT_MUST_CHECK kt_code kt_runlock_release(const char *state, const char *cluster, const char *run, bool *released,
 					 kt_err *err);

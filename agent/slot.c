@@ -1,151 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/slot.h"
 
+#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <openssl/bio.h>
-#include <openssl/err.h>
-#include <openssl/pem.h>
-#include <openssl/rsa.h>
+#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "agent/keyref.h"
+#include "agent/transport.h"
+#include "base/log.h"
 #include "base/record.h"
 #include "wire/message.h"
 
-enum { PEM_MAX = 8000, BLOB_MAX = 16 * 1024 };
+enum { BLOB_MAX = 16 * 1024 };
 
 static const kt_file_attr key_file = {.mode = 0400, .uid = (uid_t)KT_KEEP, .gid = (gid_t)KT_KEEP};
-
-static const char enroll[] = "run `keyturn enroll` for this node";
-
-/* --- The transport key ----------------------------------------------------------------------------------------------
- */
-
-static kt_code transport_path(const char *state, kt_buf *path, kt_err *err)
-{
-	kt_buf_clear(path);
-	return kt_buf_printf(path, err, "%s/transport.key", state);
-}
-
-/* A damaged key must never ask for a pass phrase on the terminal. */
-static int no_pass_phrase(char *buf, int size, int rwflag, void *arg)
-{
-	(void)buf, (void)size, (void)rwflag, (void)arg;
-	return -1;
-}
-
-static kt_code parse_pem(const kt_secret *pem, const char *path, EVP_PKEY **out, kt_err *err)
-{
-	BIO *bio = BIO_new_mem_buf(pem->data, (int)pem->len);
-	*out = bio ? PEM_read_bio_PrivateKey(bio, NULL, no_pass_phrase, NULL) : NULL;
-	BIO_free(bio);
-	ERR_clear_error();
-	int bits = *out ? EVP_PKEY_get_bits(*out) : 0;
-	if (*out && EVP_PKEY_is_a(*out, "RSA") && bits >= KT_TRANSPORT_BITS_MIN && bits <= KT_TRANSPORT_BITS_MAX)
-		return KT_OK;
-	EVP_PKEY_free(*out);
-	*out = NULL;
-	return kt_fail(err, KT_E_KEY,
-		       "when no run of this node is under way, move it away and run `keyturn enroll` again",
-		       "the transport key %s is damaged: it holds no RSA key of %d to %d bits", path,
-		       (int)KT_TRANSPORT_BITS_MIN, (int)KT_TRANSPORT_BITS_MAX);
-}
-
-static kt_code read_transport_fd(int fd, const char *path, EVP_PKEY **out, kt_err *err)
-{
-	struct stat st;
-	kt_secret pem;
-	if (fstat(fd, &st) != 0)
-		return kt_fail_errno(err, errno, NULL, "%s", path);
-	if (!S_ISREG(st.st_mode) || (st.st_mode & 077) || st.st_uid != geteuid())
-		return kt_fail(
-			err, KT_E_KEY,
-			"if others may have read it, move it away and run `keyturn enroll` again; else chmod 0400",
-			"the transport key %s must be a regular file of ours with mode 0400 (uid %u, mode %04o)", path,
-			(unsigned)st.st_uid, (unsigned)(st.st_mode & 07777));
-	KT_TRY(kt_secret_read_fd(&pem, fd, PEM_MAX, path, err));
-	kt_code rc = parse_pem(&pem, path, out, err);
-	kt_secret_free(&pem);
-	return rc;
-}
-
-/* *out stays NULL when there is none. */
-static kt_code load_transport(const char *path, EVP_PKEY **out, kt_err *err)
-{
-	*out = NULL;
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-	if (fd < 0 && errno == ENOENT)
-		return KT_OK;
-	if (fd < 0)
-		return kt_fail_errno(err, errno, NULL, "the transport key %s", path);
-	kt_code rc = read_transport_fd(fd, path, out, err);
-	(void)close(fd);
-	return rc;
-}
-
-kt_code kt_transport_load(const char *state, EVP_PKEY **out, kt_err *err)
-{
-	kt_buf path = KT_BUF_INIT;
-	*out = NULL;
-	kt_code rc = transport_path(state, &path, err);
-	if (rc == KT_OK)
-		rc = load_transport(kt_buf_cstr(&path), out, err);
-	if (rc == KT_OK && !*out)
-		rc = kt_fail(err, KT_E_KEY, enroll, "this node has no transport key (%s)", kt_buf_cstr(&path));
-	kt_buf_free(&path);
-	return rc;
-}
-
-/* PKCS#8 text in locked memory (BIO_s_secmem). */
-static kt_code to_pem(EVP_PKEY *key, kt_secret *pem, kt_err *err)
-{
-	char *text = NULL;
-	*pem = KT_SECRET_INIT;
-	BIO *bio = BIO_new(BIO_s_secmem());
-	bool ok = bio && PEM_write_bio_PKCS8PrivateKey(bio, key, NULL, NULL, 0, NULL, NULL) == 1;
-	long n = ok ? BIO_get_mem_data(bio, &text) : 0;
-	kt_code rc = n > 0 ? kt_secret_copy(pem, text, (size_t)n, err)
-			   : kt_fail(err, KT_E_INTERNAL, NULL, "the transport key cannot be encoded");
-	BIO_free(bio);
-	return rc;
-}
-
-static kt_code write_new(const char *path, unsigned bits, bool *made, kt_err *err)
-{
-	kt_secret pem;
-	EVP_PKEY *key = EVP_RSA_gen(bits);
-	if (!key)
-		return kt_fail(err, KT_E_INTERNAL, NULL, "an RSA key of %u bits cannot be made", bits);
-	kt_code rc = to_pem(key, &pem, err);
-	EVP_PKEY_free(key);
-	if (rc == KT_OK)
-		rc = kt_file_create(path, pem.data, pem.len, &key_file, made, err);
-	kt_secret_free(&pem);
-	return rc;
-}
-
-kt_code kt_transport_ensure(const char *state, unsigned bits, bool *made, EVP_PKEY **out, kt_err *err)
-{
-	kt_buf path = KT_BUF_INIT;
-	*out = NULL;
-	*made = false;
-	kt_code rc = transport_path(state, &path, err);
-	if (rc == KT_OK)
-		rc = load_transport(kt_buf_cstr(&path), out, err);
-	if (rc == KT_OK && !*out)
-		rc = write_new(kt_buf_cstr(&path), bits, made, err);
-	/* Read back what is there: what can't be read again must be found out now. */
-	if (rc == KT_OK && !*out)
-		rc = kt_transport_load(state, out, err);
-	kt_buf_free(&path);
-	return rc;
-}
-
-/* --- Slots ----------------------------------------------------------------------------------------------------------
- */
 
 kt_code kt_slot_path(const char *state, const char *slot, kt_buf *path, kt_err *err)
 {
@@ -156,21 +25,11 @@ kt_code kt_slot_path(const char *state, const char *slot, kt_buf *path, kt_err *
 
 kt_code kt_slot_unwrap(const char *state, const kt_blob *blob, kt_secret *key, kt_err *err)
 {
-	EVP_PKEY *priv;
-	char kcv[KT_KCV_TEXT];
-	*key = KT_SECRET_INIT;
-	KT_TRY(kt_transport_load(state, &priv, err));
-	kt_code rc = kt_blob_unwrap_rsa(blob, priv, key, err);
-	EVP_PKEY_free(priv);
-	if (rc == KT_OK && key->len != KT_KEY_LEN)
-		rc = kt_fail(err, KT_E_KEY, NULL, "the wrapped key has %zu bytes, not %d", key->len, (int)KT_KEY_LEN);
-	if (rc == KT_OK)
-		rc = kt_kcv_of(key, kcv, err);
-	if (rc == KT_OK && strcmp(kcv, blob->kcv) != 0)
-		rc = kt_fail(err, KT_E_KEY, "send it again", "the unwrapped key has check value %s, not %s", kcv,
-			     blob->kcv);
-	if (rc != KT_OK)
-		kt_secret_free(key);
+	KT_TRY(kt_transport_unwrap(state, blob, key, err));
+	if (key->len == KT_KEY_LEN)
+		return KT_OK;
+	kt_code rc = kt_fail(err, KT_E_KEY, NULL, "the wrapped key has %zu bytes, not %d", key->len, (int)KT_KEY_LEN);
+	kt_secret_free(key);
 	return rc;
 }
 
@@ -257,5 +116,79 @@ kt_code kt_slot_forget(const char *state, const char *slot, kt_err *err)
 	if (rc == KT_OK)
 		rc = kt_file_remove(kt_buf_cstr(&path), NULL, err);
 	kt_buf_free(&path);
+	return rc;
+}
+
+/* --- Another transport key -----------------------------------------------------------------------------------------
+ */
+
+/* The same key for the same run and node, and it opens. */
+static kt_code wrap_anew(const char *state, EVP_PKEY *to, kt_blob_format format, const kt_blob *old,
+			 const kt_secret *key, kt_blob *out, kt_err *err)
+{
+	const kt_blob_address address = {.purpose = old->purpose, .run = old->run, .node = old->node};
+	kt_secret again;
+	KT_TRY(kt_blob_begin(&address, out, err));
+	KT_TRY(kt_blob_wrap_rsa(out, to, format, key, err));
+	KT_TRY(kt_slot_unwrap(state, out, &again, err));
+	bool same = kt_secret_equal(&again, key);
+	kt_secret_free(&again);
+	return same ? KT_OK : kt_fail(err, KT_E_KEY, NULL, "what was wrapped anew opens to another key");
+}
+
+/* Which hash the new key opens is found by trying. */
+static kt_code rewrap(const char *state, const char *path, EVP_PKEY *to, const kt_blob *old, kt_err *err)
+{
+	static const kt_blob_format formats[] = {KT_BLOB_RSA_OAEP_SHA256, KT_BLOB_RSA_OAEP_SHA1};
+	kt_secret key;
+	kt_blob made;
+	KT_TRY(kt_slot_unwrap(state, old, &key, err));
+	kt_code rc = wrap_anew(state, to, formats[0], old, &key, &made, NULL);
+	if (rc != KT_OK)
+		rc = wrap_anew(state, to, formats[1], old, &key, &made, err);
+	kt_secret_free(&key);
+	return rc == KT_OK ? write_slot(path, &made, err) : rc;
+}
+
+static kt_code rewrap_slot(const char *state, const char *name, EVP_PKEY *to, const char *spki, size_t *lost,
+			   kt_err *err)
+{
+	kt_buf path = KT_BUF_INIT;
+	kt_blob blob;
+	bool found = false;
+	kt_err why = KT_ERR_INIT;
+	kt_code rc = kt_buf_printf(&path, err, "%s/slots/%s", state, name);
+	if (rc != KT_OK)
+		return rc;
+	rc = load_slot(kt_buf_cstr(&path), &found, &blob, &why);
+	if (rc == KT_OK && found && strcmp(blob.spki_sha256, spki) != 0)
+		rc = rewrap(state, kt_buf_cstr(&path), to, &blob, &why);
+	if (rc != KT_OK) {
+		++*lost;
+		kt_log(KT_LOG_WARN, "%s: %s", kt_buf_cstr(&path), why.msg);
+	}
+	kt_buf_free(&path);
+	return rc == KT_E_IO && err ? (*err = why, rc) : KT_OK;
+}
+
+kt_code kt_slot_rewrap_all(const char *state, const char *spki_sha256, size_t *lost, kt_err *err)
+{
+	kt_buf folder = KT_BUF_INIT;
+	EVP_PKEY *to;
+	*lost = 0;
+	KT_TRY(kt_transport_public(state, spki_sha256, &to, err));
+	kt_code rc = kt_buf_printf(&folder, err, "%s/slots", state);
+	DIR *d = rc == KT_OK ? opendir(kt_buf_cstr(&folder)) : NULL;
+	if (rc == KT_OK && !d && errno != ENOENT)
+		rc = kt_fail_errno(err, errno, NULL, "%s", kt_buf_cstr(&folder));
+	for (const struct dirent *e; rc == KT_OK && d && (e = readdir(d));) {
+		size_t n = strlen(e->d_name);
+		if (e->d_name[0] != '.' && n > 5 && strcmp(e->d_name + n - 5, ".json") == 0)
+			rc = rewrap_slot(state, e->d_name, to, spki_sha256, lost, err);
+	}
+	if (d)
+		(void)closedir(d);
+	kt_buf_free(&folder);
+	EVP_PKEY_free(to);
 	return rc;
 }

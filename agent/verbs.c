@@ -13,6 +13,7 @@ const kt_agent_verb kt_agent_verbs[] = {
 	{"backup.check", KT_VERB_CHANGES, KT_VERB_AGAIN, false, false, false, NULL, kt_action_backup_check},
 	{"backup.restore", KT_VERB_CHANGES, KT_VERB_AGAIN, false, false, false, NULL, kt_action_backup_restore},
 	{"key.transport", KT_VERB_CHANGES, KT_VERB_AGAIN, true, false, false, NULL, kt_action_key_transport},
+	{"key.retire", KT_VERB_CHANGES, KT_VERB_AGAIN, true, false, false, NULL, kt_action_key_retire},
 	{"key.locate", KT_VERB_READS, KT_VERB_AGAIN, false, false, false, NULL, kt_action_key_locate},
 	{"key.receive", KT_VERB_CHANGES, KT_VERB_AGAIN, true, false, false, "blob", kt_action_key_receive},
 	{"key.install", KT_VERB_CHANGES, KT_VERB_AGAIN, false, false, false, NULL, kt_action_key_install},
