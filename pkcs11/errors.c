@@ -2,6 +2,8 @@
 #include "base/log.h"
 #include "pkcs11/internal.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define NAME(rv)                                                                                                       \
@@ -110,9 +112,63 @@ typedef struct meaning {
 	const char *remedy;
 } meaning;
 
+/* What it means of one vendor's module, before all others. `file` is a part of the module's file name, `variable` one
+ * of the environment that decides what the module finds: its value is told. */
+typedef struct vendor_meaning {
+	const char *file;
+	meaning is;
+	const char *variable;
+} vendor_meaning;
+
+#define SOFTHSM "softhsm"
+#define TPM "tpm2_pkcs11"
+#define OCK "opencryptoki"
+#define NSS "softokn"
+
+static const vendor_meaning vendor_meanings[] = {
+	{SOFTHSM,
+	 {"C_Initialize", CKR_GENERAL_ERROR, KT_E_HSM,
+	  "SoftHSM does not find its configuration or its token folder, or may not read them",
+	  "see that SOFTHSM2_CONF names a file, that directories.tokendir in it names a folder, and that this user may "
+	  "read both"},
+	 "SOFTHSM2_CONF"},
+	{TPM,
+	 {"C_Initialize", CKR_GENERAL_ERROR, KT_E_HSM, "the TPM does not answer, or its store cannot be read",
+	  "start the TPM (swtpm); see that TPM2_PKCS11_TCTI says how it is reached, and that this user may write the "
+	  "store (TPM2_PKCS11_STORE)"},
+	 "TPM2_PKCS11_TCTI"},
+	{TPM,
+	 {"C_Login", CKR_GENERAL_ERROR, KT_E_HSM,
+	  "handles are left in the TPM by processes that died without closing the token; the PIN may be right",
+	  "tpm2_flushcontext -l and tpm2_flushcontext -t, then again; for good: reach it through the kernel's resource "
+	  "manager, /dev/tpmrm0"},
+	 "TPM2_PKCS11_TCTI"},
+	{OCK,
+	 {"C_Initialize", CKR_HOST_MEMORY, KT_E_HSM, "openCryptoki's daemon pkcsslotd is not running",
+	  "start pkcsslotd"},
+	 NULL},
+	{OCK,
+	 {"C_Initialize", CKR_FUNCTION_FAILED, KT_E_HSM,
+	  "openCryptoki's daemon pkcsslotd has crashed, or this user is not in the group pkcs11",
+	  "restart pkcsslotd, or add the user to the group pkcs11"},
+	 NULL},
+	{NSS,
+	 {"C_Initialize", CKR_ARGUMENTS_BAD, KT_E_HSM,
+	  "NSS has to be told where its database is, and its parameter string is missing",
+	  "add x-init-reserved=configdir%3D'sql:FOLDER' to the URI, or the line x-init-reserved to the p11-kit .module "
+	  "file that module-name= names"},
+	 NULL},
+	{NSS,
+	 {"C_Initialize", 0xCE534351UL, KT_E_HSM, "the NSS database is missing",
+	  "see that configdir in x-init-reserved names its folder, or make it: certutil -N -d sql:FOLDER"},
+	 NULL},
+};
+
 static const char damaged[] = "the wrapped key was damaged, or wrapped under another key";
 static const char take_again[] =
 	"take the blob again from where it was made, and see that the wrapping key is the one it names";
+static const char no_aes[] = "the token does not make AES keys";
+static const char no_cmac[] = "the token does not do AES-CMAC, by which keys are checked";
 static const char no_mechanism[] = "the token does not do this";
 static const char see_mechanisms[] =
 	"use a token, or a firmware of it, that does; pkcs11-tool --list-mechanisms shows them";
@@ -120,20 +176,7 @@ static const char see_mechanisms[] =
 static const meaning meanings[] = {
 	{"C_Initialize", CKR_GENERAL_ERROR, KT_E_HSM,
 	 "the module does not find its configuration or its token store, or may not read it",
-	 "SoftHSM: see that SOFTHSM2_CONF names a file that can be read and its directories.tokendir exists; TPM: "
-	 "start "
-	 "the TPM or swtpm"},
-	{"C_Initialize", CKR_HOST_MEMORY, KT_E_HSM, "for openCryptoki: its daemon pkcsslotd is not running",
-	 "start pkcsslotd"},
-	{"C_Initialize", CKR_FUNCTION_FAILED, KT_E_HSM,
-	 "for openCryptoki: pkcsslotd has crashed, or this user is not in the group pkcs11",
-	 "restart pkcsslotd, or add the user to the group pkcs11"},
-	{"C_Initialize", CKR_ARGUMENTS_BAD, KT_E_HSM, "for NSS: its parameter string is missing",
-	 "give it as x-init-reserved in a p11-kit .module file, and name that by module-name="},
-	{"C_Initialize", 0xCE534351UL, KT_E_HSM, "the NSS database is missing", "make it: certutil -N -d sql:FOLDER"},
-	{"C_Login", CKR_GENERAL_ERROR, KT_E_HSM,
-	 "for a TPM: handles are left over from a process that died without closing the token",
-	 "tpm2_flushcontext -t, then again"},
+	 "see the module's manual for where it looks, and whether a daemon of its own has to run"},
 	{"C_Login", CKR_USER_ANOTHER_ALREADY_LOGGED_IN, KT_E_HSM, "the security officer is logged in to the token",
 	 "end that session first"},
 	{"C_Login", CKR_PIN_EXPIRED, KT_E_HSM, "the user PIN has expired", "set a new PIN with the token's own tool"},
@@ -153,6 +196,9 @@ static const meaning meanings[] = {
 	 "see the token's manual for the key sizes that it takes, and whether it takes keys in the clear"},
 	{"C_CreateObject", CKR_TEMPLATE_INCONSISTENT, KT_E_HSM, "the token does not take this key",
 	 "see the token's manual for the key sizes that it takes, and whether it takes keys in the clear"},
+	{"C_GenerateKey", CKR_MECHANISM_INVALID, KT_E_HSM, no_aes, see_mechanisms},
+	{"C_GenerateKey", CKR_FUNCTION_NOT_SUPPORTED, KT_E_HSM, no_aes, see_mechanisms},
+	{"C_SignInit", CKR_MECHANISM_INVALID, KT_E_HSM, no_cmac, see_mechanisms},
 	{NULL, CKR_MECHANISM_INVALID, KT_E_HSM, no_mechanism, see_mechanisms},
 	{NULL, CKR_MECHANISM_PARAM_INVALID, KT_E_HSM, no_mechanism, see_mechanisms},
 	{NULL, CKR_FUNCTION_NOT_SUPPORTED, KT_E_HSM, no_mechanism, see_mechanisms},
@@ -244,23 +290,48 @@ CK_RV kt_p11_trace(const char *call, CK_RV rv)
 	return rv;
 }
 
+static bool means(const meaning *m, const char *call, CK_RV rv)
+{
+	return m->rv == rv && (!m->call || strcmp(m->call, call) == 0);
+}
+
+static const vendor_meaning *vendor_meaning_of(const char *where, const char *call, CK_RV rv)
+{
+	for (size_t i = 0; i < sizeof vendor_meanings / sizeof vendor_meanings[0]; i++)
+		if (means(&vendor_meanings[i].is, call, rv) && strstr(where, vendor_meanings[i].file))
+			return &vendor_meanings[i];
+	return NULL;
+}
+
 static const meaning *meaning_of(const char *call, CK_RV rv)
 {
 	for (size_t i = 0; i < sizeof meanings / sizeof meanings[0]; i++)
-		if (meanings[i].rv == rv && (!meanings[i].call || strcmp(meanings[i].call, call) == 0))
+		if (means(&meanings[i], call, rv))
 			return &meanings[i];
 	return NULL;
 }
 
+/* "; NAME is VALUE", "" without a variable. */
+static void tell_variable(const char *name, char *out, size_t size)
+{
+	const char *value = name ? getenv(name) : NULL;
+	out[0] = '\0';
+	if (name)
+		(void)snprintf(out, size, "; %s is %s", name, value ? value : "not set");
+}
+
 kt_code kt_p11_fail(const char *where, const char *call, CK_RV rv, kt_err *err)
 {
-	const meaning *m = meaning_of(call, rv);
+	char setting[256];
+	const vendor_meaning *v = vendor_meaning_of(where, call, rv);
+	const meaning *m = v ? &v->is : meaning_of(call, rv);
+	tell_variable(v ? v->variable : NULL, setting, sizeof setting);
 	if (!m)
 		return kt_fail(err, KT_E_HSM,
 			       "see the log of the token's module; run again with tracing to see the calls before",
 			       "%s: %s gave %s (0x%lx)", where, call, kt_p11_rv_name(rv), rv);
-	return kt_fail(err, m->code, m->remedy, "%s: %s (%s gave %s, 0x%lx)", where, m->cause, call, kt_p11_rv_name(rv),
-		       rv);
+	return kt_fail(err, m->code, m->remedy, "%s: %s (%s gave %s, 0x%lx%s)", where, m->cause, call,
+		       kt_p11_rv_name(rv), rv, setting);
 }
 
 kt_code kt_p11_check(const char *where, const char *call, CK_RV rv, kt_err *err)

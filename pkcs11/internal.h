@@ -25,7 +25,8 @@ void kt_p11_forget(void);
 void kt_p11_note_lost(void);
 /* "CKR_PIN_INCORRECT"; for a value without a name "CKR_VENDOR_DEFINED" or "an unknown CKR". Static. */
 const char *kt_p11_rv_name(CK_RV rv);
-/* The error that (call, rv) stands for, with its likely cause and remedy; `where` names token or module. */
+/* The error that (call, rv) stands for, with its likely cause and remedy; `where` names the module's file, and the
+ * token where there is one. */
 KT_MUST_CHECK kt_code kt_p11_fail(const char *where, const char *call, CK_RV rv, kt_err *err);
 /* Trace; KT_OK for CKR_OK, else kt_p11_fail. */
 KT_MUST_CHECK kt_code kt_p11_check(const char *where, const char *call, CK_RV rv, kt_err *err);

@@ -258,9 +258,14 @@ static kt_code none_fits(const kt_p11_modules *m, const seen_list *l, const kt_u
 			     "no token fits %.200s; there are: %s; and a module failed: %s", kt_buf_cstr(&wanted),
 			     visible, m->failed.msg);
 	else
-		rc = kt_fail(err, KT_E_HSM, "correct token= and serial= in the URI, or connect or initialise the token",
-			     "no token fits %.200s; there are: %s; not initialised: %zu", kt_buf_cstr(&wanted), visible,
-			     fresh);
+		rc = kt_fail(
+			err, KT_E_HSM,
+			fresh ? "correct token= and serial= in the URI; a module that looks in the wrong place shows "
+				"a token that is not initialised: see SOFTHSM2_CONF, TPM2_PKCS11_STORE, or configdir "
+				"in x-init-reserved; else initialise it with its own tool"
+			      : "correct token= and serial= in the URI, or connect the token",
+			"no token fits %.200s; there are: %s; not initialised: %zu", kt_buf_cstr(&wanted), visible,
+			fresh);
 	kt_buf_free(&wanted);
 	return rc;
 }
@@ -372,7 +377,9 @@ static kt_code open_session(kt_token *t, const kt_uri *uri, kt_err *err)
 	t->info = chosen.info;
 	t->maker = kt_p11_maker_of(
 		(const char *const[]){t->info.library, t->info.library_manufacturer, t->info.manufacturer, NULL});
-	(void)snprintf(t->name, sizeof t->name, "token \"%s\" (serial %s)", t->info.label, t->info.serial);
+	const char *file = strrchr(t->info.module, '/');
+	(void)snprintf(t->name, sizeof t->name, "token \"%s\" (serial %s, %.64s)", t->info.label, t->info.serial,
+		       file ? file + 1 : t->info.module);
 	KT_TRY(P11(t, err, C_OpenSession, t->slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &t->session));
 	return login(t, uri->pin_source, chosen.flags, err);
 }
