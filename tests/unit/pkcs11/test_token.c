@@ -99,7 +99,7 @@ static void other_login_failures_are_told_apart(void **state)
 	} rows[] = {
 		{CKR_PIN_LOCKED, 0, "locked"},
 		{CKR_PIN_EXPIRED, 0, "expired"},
-		{CKR_GENERAL_ERROR, 0, "TPM"},
+		{CKR_GENERAL_ERROR, 0, "C_Login gave CKR_GENERAL_ERROR"},
 		{CKR_PIN_LEN_RANGE, 0, "one try was used"},
 		{CKR_USER_PIN_NOT_INITIALIZED, 0, "no user PIN"},
 		{CKR_USER_ANOTHER_ALREADY_LOGGED_IN, 0, "security officer"},
