@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/buf.h"
 
-#include <openssl/crypto.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,7 +38,7 @@ kt_code kt_buf_reserve(kt_buf *b, size_t extra, kt_err *err)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	if (b->data) {
 		memcpy(fresh, b->data, b->len);
-		OPENSSL_cleanse(b->data, b->cap);
+		explicit_bzero(b->data, b->cap);
 		free(b->data);
 	}
 	fresh[b->len] = '\0';
@@ -50,8 +49,7 @@ kt_code kt_buf_reserve(kt_buf *b, size_t extra, kt_err *err)
 
 kt_code kt_buf_append(kt_buf *b, const void *bytes, size_t n, kt_err *err)
 {
-	if (!b->data || n > b->cap - b->len) /* cap is within the bound (kt_buf_sane) */
-		KT_TRY(kt_buf_reserve(b, n, err));
+	KT_TRY(kt_buf_room(b, n, err));
 	if (n)
 		memcpy(b->data + b->len, bytes, n);
 	b->len += n;
@@ -67,9 +65,10 @@ kt_code kt_buf_str(kt_buf *b, const char *s, kt_err *err)
 kt_code kt_buf_printf(kt_buf *b, kt_err *err, const char *fmt, ...)
 {
 	va_list ap;
-	size_t room = b->data ? b->cap - b->len + 1 : 0;
+	KT_TRY(kt_buf_room(b, 0, err)); /* what it has at first is mostly enough */
+	size_t room = b->cap - b->len + 1;
 	va_start(ap, fmt);
-	int n = vsnprintf(b->data ? (char *)b->data + b->len : NULL, room, fmt, ap);
+	int n = vsnprintf((char *)b->data + b->len, room, fmt, ap);
 	va_end(ap);
 	if (n < 0)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "bad format");
@@ -77,8 +76,7 @@ kt_code kt_buf_printf(kt_buf *b, kt_err *err, const char *fmt, ...)
 		b->len += (size_t)n;
 		return KT_OK;
 	}
-	if (room)
-		b->data[b->len] = '\0'; /* as it was, should there be no room */
+	b->data[b->len] = '\0'; /* as it was, should there be no room */
 	KT_TRY(kt_buf_reserve(b, (size_t)n, err));
 	va_start(ap, fmt);
 	(void)vsnprintf((char *)b->data + b->len, (size_t)n + 1, fmt, ap);
@@ -94,7 +92,7 @@ void kt_buf_consume(kt_buf *b, size_t n)
 	if (n > b->len)
 		n = b->len;
 	memmove(b->data, b->data + n, b->len - n);
-	OPENSSL_cleanse(b->data + b->len - n, n);
+	explicit_bzero(b->data + b->len - n, n);
 	b->len -= n;
 	b->data[b->len] = '\0';
 }
@@ -102,7 +100,7 @@ void kt_buf_consume(kt_buf *b, size_t n)
 void kt_buf_clear(kt_buf *b)
 {
 	if (b->data)
-		OPENSSL_cleanse(b->data, b->cap);
+		explicit_bzero(b->data, b->cap);
 	b->len = 0;
 }
 
@@ -110,7 +108,7 @@ void kt_buf_free(kt_buf *b)
 {
 	if (!b || !b->data)
 		return;
-	OPENSSL_cleanse(b->data, b->cap);
+	explicit_bzero(b->data, b->cap);
 	free(b->data);
 	b->data = NULL;
 	b->len = b->cap = 0;

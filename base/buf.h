@@ -28,6 +28,11 @@ enum { KT_BUF_MAX = 64 * 1024 * 1024 };
 
 /* Room for `extra` further bytes; KT_E_INPUT when the bound would be passed. */
 KT_MUST_CHECK kt_code kt_buf_reserve(kt_buf *b, size_t extra, kt_err *err);
+/* The same, cheap where there is room already. */
+KT_MUST_CHECK static inline kt_code kt_buf_room(kt_buf *b, size_t extra, kt_err *err)
+{
+	return b->data && extra <= b->cap - b->len ? KT_OK : kt_buf_reserve(b, extra, err);
+}
 KT_MUST_CHECK kt_code kt_buf_append(kt_buf *b, const void *bytes, size_t n, kt_err *err);
 KT_MUST_CHECK kt_code kt_buf_str(kt_buf *b, const char *s, kt_err *err);
 KT_MUST_CHECK kt_code kt_buf_printf(kt_buf *b, kt_err *err, const char *fmt, ...) KT_PRINTF(3, 4);

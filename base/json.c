@@ -10,9 +10,6 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "base/utf8.h"
-
-enum { FEW_MEMBERS = 16 };
 
 #define KT_EXACT_INT 9007199254740992.0 /* 2^53 */
 
@@ -31,8 +28,7 @@ static int by_name(const void *a, const void *b)
 	return strcmp((*x)->string, (*y)->string);
 }
 
-/* The members of an object in order of their names; the caller frees the array. NULL with *n = 0 for an empty one. */
-static kt_code sorted_members(const cJSON *obj, const cJSON ***out, size_t *n, kt_err *err)
+kt_code kt_json_sorted(const cJSON *obj, const cJSON ***out, size_t *n, kt_err *err)
 {
 	*out = NULL;
 	*n = 0;
@@ -48,181 +44,6 @@ static kt_code sorted_members(const cJSON *obj, const cJSON ***out, size_t *n, k
 		(*out)[i++] = c;
 	qsort((void *)*out, *n, sizeof(cJSON *), by_name);
 	return KT_OK;
-}
-
-static kt_code check_value(const cJSON *v, int depth, const char *name, kt_err *err);
-
-static kt_code twice(const char *member, const char *name, kt_err *err)
-{
-	return kt_fail(err, KT_E_INPUT, "remove one of the two", "%s: the name \"%s\" stands twice in one object", name,
-		       member);
-}
-
-/* Few members are compared each with each. */
-static kt_code check_small_object(const cJSON *v, int depth, const char *name, kt_err *err)
-{
-	for (const cJSON *c = v->child; c; c = c->next) {
-		for (const cJSON *before = v->child; before != c; before = before->next)
-			if (before->string[0] == c->string[0] && strcmp(before->string, c->string) == 0)
-				return twice(c->string, name, err);
-		KT_TRY(check_value(c, depth + 1, name, err));
-	}
-	return KT_OK;
-}
-
-static kt_code check_object(const cJSON *v, int depth, const char *name, kt_err *err)
-{
-	size_t few = 0;
-	for (const cJSON *c = v->child; c && few <= FEW_MEMBERS; c = c->next)
-		few++;
-	if (few <= FEW_MEMBERS)
-		return check_small_object(v, depth, name, err);
-	const cJSON **member;
-	size_t n;
-	KT_TRY(sorted_members(v, &member, &n, err));
-	kt_code rc = KT_OK;
-	for (size_t i = 0; rc == KT_OK && i < n; i++) {
-		if (i && strcmp(member[i - 1]->string, member[i]->string) == 0)
-			rc = twice(member[i]->string, name, err);
-		else
-			rc = check_value(member[i], depth + 1, name, err);
-	}
-	free((void *)member);
-	return rc;
-}
-
-static kt_code check_value(const cJSON *v, int depth, const char *name, kt_err *err)
-{
-	if (depth > KT_JSON_DEPTH)
-		return kt_fail(err, KT_E_INPUT, NULL, "%s: nested deeper than %d", name, (int)KT_JSON_DEPTH);
-	if (cJSON_IsObject(v))
-		return check_object(v, depth, name, err);
-	if (cJSON_IsNumber(v) && !isfinite(v->valuedouble))
-		return kt_fail(err, KT_E_INPUT, NULL, "%s: a number is out of range", name);
-	if (cJSON_IsArray(v))
-		for (const cJSON *c = v->child; c; c = c->next)
-			KT_TRY(check_value(c, depth + 1, name, err));
-	return KT_OK;
-}
-
-/*
- * cJSON lets some things pass that RFC 8259 forbids: control characters in strings, numbers as strtod takes them, bytes
- * that are not UTF-8; and it ends a string at an escaped NUL. They are refused before it sees the text.
- */
-static kt_code refuse_at(const char *name, const char *text, size_t at, const char *what, kt_err *err)
-{
-	return kt_fail(err, KT_E_INPUT, "correct the JSON there", "%s:%zu: %s", name, line_of(text, text + at), what);
-}
-
-static size_t digits_at(const char *text, size_t len, size_t i)
-{
-	size_t n = 0;
-	while (i + n < len && text[i + n] >= '0' && text[i + n] <= '9')
-		n++;
-	return n;
-}
-
-/* The length of the number at i (RFC 8259 §6), 0 when it is not one. */
-static size_t number_at(const char *text, size_t len, size_t i)
-{
-	size_t start = i;
-	if (i < len && text[i] == '-')
-		i++;
-	size_t n = digits_at(text, len, i);
-	if (n == 0 || (n > 1 && text[i] == '0'))
-		return 0;
-	i += n;
-	if (i < len && text[i] == '.') {
-		n = digits_at(text, len, i + 1);
-		if (n == 0)
-			return 0;
-		i += 1 + n;
-	}
-	if (i < len && (text[i] == 'e' || text[i] == 'E')) {
-		i += i + 1 < len && (text[i + 1] == '+' || text[i + 1] == '-') ? 2 : 1;
-		n = digits_at(text, len, i);
-		if (n == 0)
-			return 0;
-		i += n;
-	}
-	if (i < len && (text[i] == '.' || text[i] == '-' || text[i] == '+'))
-		return 0;
-	return i - start;
-}
-
-/* The string that begins with the quote at *i; *i is its closing quote afterwards (or the end of the text). */
-static kt_code check_string(const char *name, const char *text, size_t len, size_t *i, kt_err *err)
-{
-	for (++*i; *i < len && text[*i] != '"'; ++*i) {
-		if ((unsigned char)text[*i] < 0x20)
-			return refuse_at(name, text, *i, "control character in a string", err);
-		if (text[*i] != '\\')
-			continue;
-		if (len - *i >= 6 && memcmp(text + *i, "\\u0000", 6) == 0)
-			return refuse_at(name, text, *i, "\\u0000 in a string", err);
-		if (*i + 1 < len && (unsigned char)text[*i + 1] >= 0x20)
-			++*i;
-	}
-	return KT_OK;
-}
-
-static kt_code check_bytes(const char *name, const char *text, size_t len, kt_err *err)
-{
-	int depth = 0;
-	size_t bad = 0;
-	if (!kt_utf8_valid(text, len, &bad))
-		return refuse_at(name, text, bad, "not UTF-8", err);
-	for (size_t i = 0; i < len; i++) {
-		char c = text[i];
-		if ((unsigned char)c < 0x20 && c != '\n' && c != '\r' && c != '\t')
-			return refuse_at(name, text, i, "control character", err);
-		if ((unsigned char)c > 0x7e) /* also a byte order mark, which cJSON would skip */
-			return refuse_at(name, text, i, "not valid JSON", err);
-		if (c == '"') {
-			KT_TRY(check_string(name, text, len, &i, err));
-		} else if (c == '-' || (c >= '0' && c <= '9')) {
-			size_t n = number_at(text, len, i);
-			if (n == 0)
-				return refuse_at(name, text, i, "not a number", err);
-			i += n - 1;
-		} else if (c == '{' || c == '[') {
-			depth++;
-		} else if (c == '}' || c == ']') {
-			depth--;
-		}
-		if (depth > KT_JSON_DEPTH)
-			return refuse_at(name, text, i, "nested too deep", err);
-	}
-	return KT_OK;
-}
-
-kt_code kt_json_parse(const char *name, const void *text, size_t len, cJSON **out, kt_err *err)
-{
-	*out = NULL;
-	if (len > KT_JSON_MAX)
-		return kt_fail(err, KT_E_INPUT, NULL, "%s: larger than %d bytes", name, (int)KT_JSON_MAX);
-	KT_TRY(check_bytes(name, text, len, err));
-	/* cJSON wants a NUL after the text to tell trailing bytes from the end. */
-	char *copy = malloc(len + 1);
-	if (!copy)
-		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
-	if (len)
-		memcpy(copy, text, len);
-	copy[len] = '\0';
-	const char *end = copy;
-	cJSON *root = cJSON_ParseWithLengthOpts(copy, len + 1, &end, 1);
-	if (!root) {
-		size_t line = line_of(copy, end < copy + len ? end : copy + len);
-		free(copy);
-		return kt_fail(err, KT_E_INPUT, "correct the JSON there", "%s:%zu: not valid JSON", name, line);
-	}
-	free(copy);
-	kt_code rc = check_value(root, 0, name, err);
-	if (rc != KT_OK)
-		cJSON_Delete(root);
-	else
-		*out = root;
-	return rc;
 }
 
 /* Blank comments in place, line breaks kept. An unclosed block comment is an error. */
@@ -419,10 +240,18 @@ kt_code kt_json_doc_fail(const kt_json_doc *doc, const char *path, kt_err *err, 
 
 /* --- Members ------------------------------------------------------------------------------------------------------ */
 
+const cJSON *kt_json_member(const cJSON *obj, const char *name)
+{
+	const cJSON *m = obj ? obj->child : NULL;
+	while (m && (!m->string || m->string[0] != name[0] || strcmp(m->string, name) != 0))
+		m = m->next;
+	return m;
+}
+
 static kt_code member(const cJSON *obj, const char *name, cJSON_bool (*is)(const cJSON *), const char *what,
 		      const cJSON **out, kt_err *err)
 {
-	*out = cJSON_GetObjectItemCaseSensitive(obj, name);
+	*out = kt_json_member(obj, name);
 	if (!*out)
 		return kt_fail(err, KT_E_INPUT, NULL, "\"%s\" is missing", name);
 	if (!is(*out))
@@ -471,20 +300,20 @@ kt_code kt_json_array(const cJSON *obj, const char *name, const cJSON **out, kt_
 kt_code kt_json_opt_str(const cJSON *obj, const char *name, const char *fallback, const char **out, kt_err *err)
 {
 	*out = fallback;
-	return cJSON_GetObjectItemCaseSensitive(obj, name) ? kt_json_str(obj, name, out, err) : KT_OK;
+	return kt_json_member(obj, name) ? kt_json_str(obj, name, out, err) : KT_OK;
 }
 
 kt_code kt_json_opt_int(const cJSON *obj, const char *name, int64_t fallback, int64_t min, int64_t max, int64_t *out,
 			kt_err *err)
 {
 	*out = fallback;
-	return cJSON_GetObjectItemCaseSensitive(obj, name) ? kt_json_int(obj, name, min, max, out, err) : KT_OK;
+	return kt_json_member(obj, name) ? kt_json_int(obj, name, min, max, out, err) : KT_OK;
 }
 
 kt_code kt_json_opt_bool(const cJSON *obj, const char *name, bool fallback, bool *out, kt_err *err)
 {
 	*out = fallback;
-	return cJSON_GetObjectItemCaseSensitive(obj, name) ? kt_json_bool(obj, name, out, err) : KT_OK;
+	return kt_json_member(obj, name) ? kt_json_bool(obj, name, out, err) : KT_OK;
 }
 
 /* --- Printing ----------------------------------------------------------------------------------------------------- */
@@ -505,16 +334,22 @@ static kt_code print_by_cjson(const cJSON *value, kt_buf *out, kt_err *err)
 
 static kt_code print_text(const char *text, kt_buf *out, kt_err *err)
 {
-	size_t n = 0;
-	while ((unsigned char)text[n] >= 0x20 && text[n] != '"' && text[n] != '\\')
-		n++;
-	if (text[n]) {
+	const size_t n = strlen(text);
+	bool plain = true;
+	for (size_t i = 0; i < n; i++) /* without a way out of the loop, so that many are looked at together */
+		plain &= (unsigned char)text[i] >= 0x20 && text[i] != '"' && text[i] != '\\';
+	if (!plain) {
 		const cJSON s = {.type = cJSON_String, .valuestring = (char *)(uintptr_t)text};
 		return print_by_cjson(&s, out, err);
 	}
-	KT_TRY(kt_buf_append(out, "\"", 1, err));
-	KT_TRY(kt_buf_append(out, text, n, err));
-	return kt_buf_append(out, "\"", 1, err);
+	KT_TRY(kt_buf_room(out, n + 2, err));
+	uint8_t *to = out->data + out->len;
+	to[0] = '"';
+	memcpy(to + 1, text, n);
+	to[n + 1] = '"';
+	to[n + 2] = '\0';
+	out->len += n + 2;
+	return KT_OK;
 }
 
 static kt_code print_number(const cJSON *value, kt_buf *out, kt_err *err)
@@ -533,19 +368,27 @@ static kt_code print_number(const cJSON *value, kt_buf *out, kt_err *err)
 	return kt_buf_append(out, at, (size_t)(digits + sizeof digits - at), err);
 }
 
+static kt_code put(char c, kt_buf *out, kt_err *err)
+{
+	KT_TRY(kt_buf_room(out, 1, err));
+	out->data[out->len++] = (uint8_t)c;
+	out->data[out->len] = '\0';
+	return KT_OK;
+}
+
 static kt_code print_children(const cJSON *value, bool named, kt_buf *out, kt_err *err)
 {
-	KT_TRY(kt_buf_append(out, named ? "{" : "[", 1, err));
+	KT_TRY(put(named ? '{' : '[', out, err));
 	for (const cJSON *c = value->child; c; c = c->next) {
 		if (c != value->child)
-			KT_TRY(kt_buf_append(out, ",", 1, err));
+			KT_TRY(put(',', out, err));
 		if (named) {
 			KT_TRY(print_text(c->string, out, err));
-			KT_TRY(kt_buf_append(out, ":", 1, err));
+			KT_TRY(put(':', out, err));
 		}
 		KT_TRY(kt_json_print(c, out, err));
 	}
-	return kt_buf_append(out, named ? "}" : "]", 1, err);
+	return put(named ? '}' : ']', out, err);
 }
 
 kt_code kt_json_print(const cJSON *value, kt_buf *out, kt_err *err)
@@ -563,20 +406,20 @@ static kt_code canonical_object(const cJSON *obj, kt_buf *out, kt_err *err)
 {
 	const cJSON **m;
 	size_t n;
-	KT_TRY(sorted_members(obj, &m, &n, err));
-	kt_code rc = kt_buf_str(out, "{", err);
+	KT_TRY(kt_json_sorted(obj, &m, &n, err));
+	kt_code rc = put('{', out, err);
 	for (size_t i = 0; rc == KT_OK && i < n; i++) {
 		if (i)
-			rc = kt_buf_str(out, ",", err);
+			rc = put(',', out, err);
 		if (rc == KT_OK)
 			rc = print_text(m[i]->string, out, err);
 		if (rc == KT_OK)
-			rc = kt_buf_str(out, ":", err);
+			rc = put(':', out, err);
 		if (rc == KT_OK)
 			rc = kt_json_canonical(m[i], out, err);
 	}
 	free((void *)m);
-	return rc == KT_OK ? kt_buf_str(out, "}", err) : rc;
+	return rc == KT_OK ? put('}', out, err) : rc;
 }
 
 kt_code kt_json_canonical(const cJSON *value, kt_buf *out, kt_err *err)
@@ -585,13 +428,13 @@ kt_code kt_json_canonical(const cJSON *value, kt_buf *out, kt_err *err)
 		return canonical_object(value, out, err);
 	if (!cJSON_IsArray(value))
 		return kt_json_print(value, out, err);
-	KT_TRY(kt_buf_str(out, "[", err));
+	KT_TRY(put('[', out, err));
 	for (const cJSON *c = value->child; c; c = c->next) {
 		if (c != value->child)
-			KT_TRY(kt_buf_str(out, ",", err));
+			KT_TRY(put(',', out, err));
 		KT_TRY(kt_json_canonical(c, out, err));
 	}
-	return kt_buf_str(out, "]", err);
+	return put(']', out, err);
 }
 
 kt_code kt_json_add(cJSON *obj, const char *name, cJSON *value, kt_err *err)

@@ -36,6 +36,10 @@ size_t kt_json_doc_line(const kt_json_doc *doc, const char *path);
 KT_MUST_CHECK kt_code kt_json_doc_fail(const kt_json_doc *doc, const char *path, kt_err *err, const char *remedy,
 				       const char *fmt, ...) KT_PRINTF(5, 6);
 
+/* The member of that name, or NULL. (Not by cJSON, whose look-up calls strcmp for each member; a turn looks up
+ * millions.)
+ */
+const cJSON *kt_json_member(const cJSON *obj, const char *name);
 /* Members of an object. The strings returned belong to `obj`. KT_E_INPUT names the member and what is wrong. */
 KT_MUST_CHECK kt_code kt_json_str(const cJSON *obj, const char *name, const char **out, kt_err *err);
 KT_MUST_CHECK kt_code kt_json_int(const cJSON *obj, const char *name, int64_t min, int64_t max, int64_t *out,
@@ -49,6 +53,10 @@ KT_MUST_CHECK kt_code kt_json_opt_str(const cJSON *obj, const char *name, const 
 KT_MUST_CHECK kt_code kt_json_opt_int(const cJSON *obj, const char *name, int64_t fallback, int64_t min, int64_t max,
 				      int64_t *out, kt_err *err);
 KT_MUST_CHECK kt_code kt_json_opt_bool(const cJSON *obj, const char *name, bool fallback, bool *out, kt_err *err);
+
+/* The members of an object in byte order of their names; the caller frees the array. NULL with *n = 0 for an empty one.
+ */
+KT_MUST_CHECK kt_code kt_json_sorted(const cJSON *obj, const cJSON ***out, size_t *n, kt_err *err);
 
 /* Compact text with the members of every object in byte order of their names: what digests are taken of. */
 KT_MUST_CHECK kt_code kt_json_canonical(const cJSON *value, kt_buf *out, kt_err *err);

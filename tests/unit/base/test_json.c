@@ -83,6 +83,48 @@ static void refuses_an_escaped_nul(void **state)
 	cJSON_Delete(accepts("\"\\\\u0000\""));
 }
 
+/* cJSON takes four characters that are no digits for zero. */
+static void refuses_an_escape_without_its_digits(void **state)
+{
+	(void)state;
+	const char *const bad[] = {"\"\\u00g0\"",        "\"\\u 0e9\"",        "\"\\u-0e9\"",
+				   "\"\\ud83d\\u00e9\"", "\"\\ud83dx\\de00\"", "\"\\ude00\\ud83d\"",
+				   "\"\\ud83d\\ud83d\"", "\"\\ud83d\\ude0\""};
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+		refuses(bad[i], strlen(bad[i]));
+}
+
+static void reads_escapes_as_utf8(void **state)
+{
+	(void)state;
+	cJSON *text = accepts(
+		"\"\\\"\\\\\\/\\b\\f\\n\\r\\t|\\u007f\\u0080\\u07FF\\u0800\\uffff\\ud800\\udc00\\uDBFF\\uDFFF|\"");
+	assert_string_equal(text->valuestring, "\"\\/\b\f\n\r\t|\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xef\xbf\xbf"
+					       "\xf0\x90\x80\x80\xf4\x8f\xbf\xbf|");
+	cJSON_Delete(text);
+}
+
+static void reads_numbers_exactly(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *text;
+		double is;
+	} good[] = {{"0", 0},
+		    {"-0", -0.0},
+		    {"-17", -17},
+		    {"999999999999999", 999999999999999.0},
+		    {"9007199254740993", 9007199254740992.0},
+		    {"0.1", 0.1},
+		    {"-1.5e+3", -1500},
+		    {"5e-324", 5e-324}};
+	for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+		cJSON *number = accepts(good[i].text);
+		assert_memory_equal(&number->valuedouble, &good[i].is, sizeof good[i].is);
+		cJSON_Delete(number);
+	}
+}
+
 /* RFC 8259 §8.1: UTF-8. */
 static void refuses_what_is_not_utf8(void **state)
 {
@@ -421,6 +463,9 @@ int main(void)
 		cmocka_unit_test(refuses_what_is_not_json),
 		cmocka_unit_test(refuses_loose_numbers),
 		cmocka_unit_test(refuses_an_escaped_nul),
+		cmocka_unit_test(refuses_an_escape_without_its_digits),
+		cmocka_unit_test(reads_escapes_as_utf8),
+		cmocka_unit_test(reads_numbers_exactly),
 		cmocka_unit_test(refuses_what_is_not_utf8),
 		cmocka_unit_test(refuses_a_name_that_stands_twice),
 		cmocka_unit_test(bounds_depth_and_size),
