@@ -72,22 +72,46 @@ static kt_code give(kt_code rc, cJSON *made, cJSON **out)
 	return rc;
 }
 
+/* Members that borrow their name and text. */
+static kt_code put(cJSON *o, const char *name, cJSON *value, kt_err *err)
+{
+	if (value && cJSON_AddItemToObjectCS(o, name, value))
+		return KT_OK;
+	cJSON_Delete(value);
+	return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+}
+
+static kt_code put_str(cJSON *o, const char *name, const char *value, kt_err *err)
+{
+	return put(o, name, cJSON_CreateStringReference(value), err);
+}
+
+static kt_code put_int(cJSON *o, const char *name, int64_t value, kt_err *err)
+{
+	return put(o, name, cJSON_CreateNumber((double)value), err);
+}
+
+static kt_code put_object(cJSON *o, const char *name, const cJSON *value, kt_err *err)
+{
+	return put(o, name, cJSON_CreateObjectReference(value ? value->child : NULL), err);
+}
+
 static kt_code fill_request(const kt_request *r, cJSON *o, kt_err *err)
 {
-	KT_TRY(kt_json_add_int(o, "id", r->id, err));
-	KT_TRY(kt_json_add_str(o, "cluster", r->cluster, err));
-	KT_TRY(kt_json_add_str(o, "run", r->run, err));
-	KT_TRY(kt_json_add_int(o, "epoch", r->epoch, err));
+	KT_TRY(put_int(o, "id", r->id, err));
+	KT_TRY(put_str(o, "cluster", r->cluster, err));
+	KT_TRY(put_str(o, "run", r->run, err));
+	KT_TRY(put_int(o, "epoch", r->epoch, err));
 	if (r->link)
-		KT_TRY(kt_json_add_int(o, "link", r->link, err));
-	KT_TRY(kt_json_add_str(o, "step", r->step, err));
-	KT_TRY(kt_json_add_str(o, "role", kt_role_name(r->role), err));
-	KT_TRY(kt_json_add_str(o, "node", r->node, err));
-	KT_TRY(kt_json_add_int(o, "attempt", r->attempt, err));
-	KT_TRY(kt_json_add_str(o, "verb", r->verb, err));
+		KT_TRY(put_int(o, "link", r->link, err));
+	KT_TRY(put_str(o, "step", r->step, err));
+	KT_TRY(put_str(o, "role", kt_role_name(r->role), err));
+	KT_TRY(put_str(o, "node", r->node, err));
+	KT_TRY(put_int(o, "attempt", r->attempt, err));
+	KT_TRY(put_str(o, "verb", r->verb, err));
 	if (r->settle)
-		KT_TRY(kt_json_add_bool(o, "settle", true, err));
-	return kt_json_add(o, "args", r->args ? cJSON_Duplicate(r->args, 1) : cJSON_CreateObject(), err);
+		KT_TRY(put(o, "settle", cJSON_CreateTrue(), err));
+	return put_object(o, "args", r->args, err);
 }
 
 kt_code kt_request_encode(const kt_request *r, cJSON **out, kt_err *err)
@@ -124,23 +148,23 @@ static kt_code error_encode(const kt_err *e, cJSON *into, kt_err *err)
 {
 	cJSON *o;
 	KT_TRY(new_object(&o, err));
-	kt_code rc = kt_json_add_str(o, "class", kt_code_name(e->code), err);
+	kt_code rc = put_str(o, "class", kt_code_name(e->code), err);
 	if (rc == KT_OK)
-		rc = kt_json_add_str(o, "message", e->msg, err);
+		rc = put_str(o, "message", e->msg, err);
 	if (rc == KT_OK)
-		rc = kt_json_add_str(o, "remedy", e->remedy, err);
+		rc = put_str(o, "remedy", e->remedy, err);
 	if (rc != KT_OK) {
 		cJSON_Delete(o);
 		return rc;
 	}
-	return kt_json_add(into, "error", o, err);
+	return put(into, "error", o, err);
 }
 
 kt_code kt_outcome_encode(kt_status status, const cJSON *result, const kt_err *error, cJSON *into, kt_err *err)
 {
-	KT_TRY(kt_json_add_str(into, "status", kt_status_name(status), err));
+	KT_TRY(put_str(into, "status", kt_status_name(status), err));
 	if (result)
-		KT_TRY(kt_json_add(into, "result", cJSON_Duplicate(result, 1), err));
+		KT_TRY(put_object(into, "result", result, err));
 	if (status != KT_STATUS_OK && error)
 		KT_TRY(error_encode(error, into, err));
 	return KT_OK;
@@ -170,7 +194,7 @@ kt_code kt_outcome_decode(const cJSON *from, kt_status *status, const cJSON **re
 	*result = NULL;
 	KT_TRY(kt_json_str(from, "status", &name, err));
 	KT_TRY(kt_status_parse(name, status, err));
-	if (cJSON_HasObjectItem(from, "result"))
+	if (kt_json_member(from, "result"))
 		KT_TRY(kt_json_object(from, "result", result, err));
 	return *status == KT_STATUS_OK ? KT_OK : error_decode(from, error, err);
 }
@@ -179,7 +203,7 @@ kt_code kt_reply_encode(const kt_reply *r, cJSON **out, kt_err *err)
 {
 	cJSON *o;
 	KT_TRY(new_object(&o, err));
-	kt_code rc = kt_json_add_int(o, "id", r->id, err);
+	kt_code rc = put_int(o, "id", r->id, err);
 	if (rc == KT_OK)
 		rc = kt_outcome_encode(r->status, r->result, &r->error, o, err);
 	return give(rc, o, out);
@@ -193,12 +217,12 @@ kt_code kt_reply_decode(const cJSON *payload, kt_reply *r, kt_err *err)
 
 static kt_code fill_progress(const kt_progress *p, cJSON *o, kt_err *err)
 {
-	KT_TRY(kt_json_add_int(o, "id", p->id, err));
+	KT_TRY(put_int(o, "id", p->id, err));
 	if (p->done >= 0)
-		KT_TRY(kt_json_add_int(o, "done", p->done, err));
+		KT_TRY(put_int(o, "done", p->done, err));
 	if (p->total >= 0)
-		KT_TRY(kt_json_add_int(o, "total", p->total, err));
-	return kt_json_add_str(o, "text", p->text ? p->text : "", err);
+		KT_TRY(put_int(o, "total", p->total, err));
+	return put_str(o, "text", p->text ? p->text : "", err);
 }
 
 kt_code kt_progress_encode(const kt_progress *p, cJSON **out, kt_err *err)
@@ -218,13 +242,13 @@ kt_code kt_progress_decode(const cJSON *payload, kt_progress *p, kt_err *err)
 
 static kt_code fill_hello(const kt_hello *h, cJSON *o, kt_err *err)
 {
-	KT_TRY(kt_json_add_int(o, "protocol", KT_PROTOCOL, err));
-	KT_TRY(kt_json_add_str(o, "agent", h->agent, err));
-	KT_TRY(kt_json_add_str(o, "node", h->node, err));
-	KT_TRY(kt_json_add_str(o, "hostname", h->hostname, err));
-	KT_TRY(kt_json_add_str(o, "boot_id", h->boot_id, err));
-	KT_TRY(kt_json_add_int(o, "uid", h->uid, err));
-	return kt_json_add_int(o, "time_ms", h->time_ms, err);
+	KT_TRY(put_int(o, "protocol", KT_PROTOCOL, err));
+	KT_TRY(put_str(o, "agent", h->agent, err));
+	KT_TRY(put_str(o, "node", h->node, err));
+	KT_TRY(put_str(o, "hostname", h->hostname, err));
+	KT_TRY(put_str(o, "boot_id", h->boot_id, err));
+	KT_TRY(put_int(o, "uid", h->uid, err));
+	return put_int(o, "time_ms", h->time_ms, err);
 }
 
 kt_code kt_hello_encode(const kt_hello *h, cJSON **out, kt_err *err)

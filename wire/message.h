@@ -63,8 +63,9 @@ typedef struct kt_hello {
 	int64_t time_ms;
 } kt_hello;
 
-/* Each encoder makes a new payload that the caller deletes; each decoder checks every member (names: 1..63 characters
- * of [A-Za-z0-9._-], "@" for a node, "/" refused) and borrows from the payload. KT_E_INPUT names what is wrong. */
+/* Each encoder makes a new payload that the caller deletes, and that borrows all texts and objects; each decoder checks
+ * every member (names: 1..63 characters of [A-Za-z0-9._-], "@" for a node, "/" refused) and borrows from the payload.
+ * KT_E_INPUT names what is wrong. */
 KT_MUST_CHECK kt_code kt_request_encode(const kt_request *r, cJSON **out, kt_err *err);
 KT_MUST_CHECK kt_code kt_request_decode(const cJSON *payload, kt_request *r, kt_err *err);
 KT_MUST_CHECK kt_code kt_reply_encode(const kt_reply *r, cJSON **out, kt_err *err);
@@ -74,7 +75,7 @@ KT_MUST_CHECK kt_code kt_progress_decode(const cJSON *payload, kt_progress *p, k
 KT_MUST_CHECK kt_code kt_hello_encode(const kt_hello *h, cJSON **out, kt_err *err);
 KT_MUST_CHECK kt_code kt_hello_decode(const cJSON *payload, kt_hello *h, kt_err *err);
 
-/* {"status","result","error"}: the part of a reply that spool and journal keep. Encoding copies `result`. */
+/* {"status","result","error"}: the part of a reply that spool and journal keep. `into` borrows result and error. */
 KT_MUST_CHECK kt_code kt_outcome_encode(kt_status status, const cJSON *result, const kt_err *error, cJSON *into,
 					kt_err *err);
 KT_MUST_CHECK kt_code kt_outcome_decode(const cJSON *from, kt_status *status, const cJSON **result, kt_err *error,
