@@ -39,8 +39,11 @@ static kt_code lock_folder(const char *state, const char *cluster, int *fd, kt_e
 {
 	char path[PATH_TEXT];
 	KT_TRY(cluster_path(state, cluster, "", path, err));
-	KT_TRY(kt_file_mkdirs(path, 0700, err));
 	*fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (*fd < 0 && errno == ENOENT) {
+		KT_TRY(kt_file_mkdirs(path, 0700, err));
+		*fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	}
 	if (*fd < 0)
 		return kt_fail_errno(err, errno, NULL, "%s", path);
 	int r;

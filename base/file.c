@@ -47,14 +47,22 @@ static kt_code read_fd(int fd, const char *path, kt_buf *out, kt_err *err)
 	}
 }
 
-kt_code kt_file_read(const char *path, kt_buf *out, kt_err *err)
+kt_code kt_file_find(const char *path, bool *found, kt_buf *out, kt_err *err)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	*found = fd >= 0;
 	if (fd < 0)
-		return kt_fail_errno(err, errno, NULL, "%s", path);
+		return errno == ENOENT || errno == ENOTDIR ? KT_OK : kt_fail_errno(err, errno, NULL, "%s", path);
 	kt_code rc = read_fd(fd, path, out, err);
 	(void)close(fd);
 	return rc;
+}
+
+kt_code kt_file_read(const char *path, kt_buf *out, kt_err *err)
+{
+	bool found;
+	KT_TRY(kt_file_find(path, &found, out, err));
+	return found ? KT_OK : kt_fail_errno(err, ENOENT, NULL, "%s", path);
 }
 
 kt_code kt_file_write_all(int fd, const void *bytes, size_t n, const char *name, kt_err *err)

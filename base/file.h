@@ -10,6 +10,8 @@
 
 /* Append a regular file's content to `out`, bounded by out->max. */
 KT_MUST_CHECK kt_code kt_file_read(const char *path, kt_buf *out, kt_err *err);
+/* The same where there may be none: *found is false then. */
+KT_MUST_CHECK kt_code kt_file_find(const char *path, bool *found, kt_buf *out, kt_err *err);
 
 /* How a file is to be written. A field left at KT_KEEP takes the value of the file being replaced (or of the caller
  * when there is none yet). */

@@ -57,13 +57,10 @@ kt_code kt_record_exists(const char *path, bool *found, kt_err *err)
 
 kt_code kt_record_read(const char *path, const char *remedy, bool *found, kt_buf *out, kt_err *err)
 {
-	KT_TRY(kt_record_exists(path, found, err));
-	if (!*found)
-		return KT_OK;
-	kt_code rc = kt_file_read(path, out, err);
+	kt_code rc = kt_file_find(path, found, out, err);
 	if (rc == KT_E_INPUT)
 		return kt_fail(err, KT_E_AUDIT, remedy, "%s is damaged: it is larger than any such record", path);
-	return rc == KT_OK ? unseal(path, remedy, out, err) : rc;
+	return rc == KT_OK && *found ? unseal(path, remedy, out, err) : rc;
 }
 
 kt_code kt_record_read_json(const char *path, const char *remedy, cJSON **out, kt_err *err)

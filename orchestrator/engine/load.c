@@ -144,7 +144,7 @@ static kt_code load_targets(kt_engine *e, kt_block *b, const cJSON *action, kt_e
 
 static kt_code load_retry(kt_block *b, const cJSON *action, kt_err *err)
 {
-	if (!cJSON_HasObjectItem(action, "retry"))
+	if (!kt_json_member(action, "retry"))
 		return KT_OK;
 	const cJSON *retry;
 	int64_t every_s;
@@ -173,7 +173,7 @@ static kt_code load_block(kt_engine *e, kt_block *b, const cJSON *action, kt_err
 /* `undo` and `probe`: an action, null, or not there. */
 static kt_code load_other(kt_engine *e, kt_step *s, kt_role role, const cJSON *step, kt_err *err)
 {
-	const cJSON *action = cJSON_GetObjectItemCaseSensitive(step, kt_role_name(role));
+	const cJSON *action = kt_json_member(step, kt_role_name(role));
 	if (!action || cJSON_IsNull(action))
 		return KT_OK;
 	if (!cJSON_IsObject(action))
@@ -211,7 +211,8 @@ static kt_code load_step(kt_engine *e, kt_step *s, const cJSON *step, kt_err *er
 	KT_TRY(kt_json_opt_bool(step, "once", false, &s->once, err));
 	KT_TRY(kt_json_opt_bool(step, "commit", false, &s->commit, err));
 	KT_TRY(kt_json_opt_int(step, "parallel", 0, 0, KT_NODES_MAX, &s->parallel, err));
-	if (cJSON_HasObjectItem(step, "expect") && !cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(step, "expect")))
+	const cJSON *expect = kt_json_member(step, "expect");
+	if (expect && !cJSON_IsNull(expect))
 		KT_TRY(kt_json_object(step, "expect", &s->expect, err));
 	KT_TRY(load_block(e, &s->role[KT_ROLE_DO], step, err));
 	KT_TRY(load_other(e, s, KT_ROLE_UNDO, step, err));
