@@ -217,11 +217,12 @@ void sim_reply_came(sim *s, sim_talk *t, const uint8_t *bytes, size_t n)
 	sim_must(kt_frame_decode(&in, &kind, &payload, &err), &err);
 	kt_buf_free(&in);
 	sim_must(kt_reply_decode(sim_keep(s, payload), &r, &err), &err);
+	cJSON *result = cJSON_GetObjectItemCaseSensitive(payload, "result");
 	for (sim_flight *f = l->waiting; f; f = f->next) {
 		if (f->id != r.id || !f->in_flight)
 			continue;
 		f->in_flight = false;
-		answer(f, r.status, r.result ? sim_keep(s, cJSON_Duplicate(r.result, true)) : NULL, &r.error);
+		answer(f, r.status, result, &r.error);
 		return;
 	}
 }

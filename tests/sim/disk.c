@@ -636,8 +636,10 @@ static int fails(int error)
 
 static bool ours(const char *path)
 {
-	return current && strncmp(path, root_path, sizeof root_path - 1) == 0 &&
-	       (path[sizeof root_path - 1] == '/' || path[sizeof root_path - 1] == '\0');
+	const char *p = path;
+	for (const char *r = root_path; current && *r && *p == *r; r++)
+		p++;
+	return p == path + sizeof root_path - 1 && (*p == '/' || *p == '\0');
 }
 
 /* A name whose folder is there: 0, or the errno. */
@@ -1034,15 +1036,20 @@ static int sim_chown(open_file *f, uid_t uid, gid_t gid)
 static int sim_mkostemp(char *template, int flags)
 {
 	size_t len = strlen(template);
-	for (unsigned i = 0; len >= 6 && i < 1000000; i++) {
-		char digits[16];
-		(void)snprintf(digits, sizeof digits, "%06u", i);
-		memcpy(template + len - 6, digits, 6);
+	char *digits = template + len - 6;
+	if (len < 6)
+		return fails(EINVAL);
+	memcpy(digits, "000000", 6);
+	for (unsigned i = 0; i < 1000000; i++) {
 		int fd = sim_open(template, O_RDWR | O_CREAT | O_EXCL | flags, 0600);
 		if (fd >= 0 || errno != EEXIST)
 			return fd;
+		size_t at = 5;
+		while (at && digits[at] == '9')
+			digits[at--] = '0';
+		digits[at]++;
 	}
-	return fails(EINVAL);
+	return fails(EEXIST);
 }
 
 /* --- Behind the linker's --wrap -------------------------------------------------------------------------------------

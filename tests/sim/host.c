@@ -85,12 +85,17 @@ kt_code __wrap_kt_sha256_hex(const void *bytes, size_t n, char out[KT_SHA256_HEX
 {
 	static const char digit[] = "0123456789abcdef";
 	const uint8_t *p = bytes;
-	uint64_t h = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
+	uint64_t h = n ^ UINT64_C(0xcbf29ce484222325);
 	(void)err;
-	for (size_t i = 0; i < n; i++)
-		h = (h ^ p[i]) * UINT64_C(0x100000001b3);
-	for (size_t i = 0; i < KT_SHA256_HEX - 1; i++)
-		out[i] = digit[h >> 4 * (i % 16) & 15];
+	for (; n; n -= n < 8 ? n : 8, p += 8) { /* FNV-1a of words */
+		uint64_t word = 0;
+		memcpy(&word, p, n < 8 ? n : 8);
+		h = (h ^ word) * UINT64_C(0x100000001b3);
+		h ^= h >> 32;
+	}
+	for (size_t i = 0; i < 16; i++)
+		out[i] = digit[h >> 4 * i & 15];
+	memset(out + 16, '-', KT_SHA256_HEX - 17);
 	out[KT_SHA256_HEX - 1] = '\0';
 	return KT_OK;
 }

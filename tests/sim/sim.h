@@ -19,7 +19,7 @@
 #include "tests/sim/disk.h"
 #include "tests/sim/plan.h"
 
-enum { SIM_WHY = 400, SIM_NODES_MAX = 1000, SIM_MACHINES = 3, SIM_PROCESSES = 16, SIM_TEXT = 64 };
+enum { SIM_WHY = 400, SIM_NODES_MAX = 1000, SIM_MACHINES = 3, SIM_PROCESSES = 16, SIM_TEXT = 64, SIM_NAMED = 4 };
 
 typedef struct sim sim;
 typedef struct sim_node sim_node;
@@ -274,7 +274,8 @@ struct sim {
 	unsigned fail;       /* permille of actions that fail */
 	unsigned fault_rate; /* permille of events at which something happens */
 	size_t faults_left, calm_resumes;
-	size_t on_way; /* requests, and runners that have not begun */
+	const char **request_name; /* takeover.c: by step, role and attempt, those below SIM_NAMED */
+	size_t on_way;             /* requests, and runners that have not begun */
 	bool may_revert;
 	bool refused;         /* a coordinator was, as its journal is not the newest */
 	bool operator_called; /* somebody is about to resume the run */

@@ -36,6 +36,22 @@ static bool on_nodes(const kt_engine *e, size_t step, kt_role role)
 	return kt_engine_targets(e, step, role) > 0 && kt_engine_target(e, step, role, 0).node[0] != '@';
 }
 
+/* The name of a request. They are asked for again and again, so they are kept. */
+static const char *request_name(const sim_coord *c, size_t step, bool undo, int64_t attempt)
+{
+	sim *s = c->s;
+	size_t kept = (size_t)attempt < SIM_NAMED ? (2 * step + undo) * SIM_NAMED + (size_t)attempt : 0;
+	if (!s->request_name)
+		s->request_name = sim_alloc(s, 2 * kt_engine_steps(c->engine) * SIM_NAMED * sizeof(char *));
+	if (!kept || !s->request_name[kept]) {
+		char name[SIM_TEXT];
+		(void)snprintf(name, sizeof name, "%s.%s.%d", kt_engine_step(c->engine, step).name,
+			       undo ? "undo" : "do", (int)attempt);
+		s->request_name[kept] = sim_text(s, name);
+	}
+	return s->request_name[kept];
+}
+
 /* The requests that would come next: whoever has made one of them has a newer journal. */
 static cJSON *next_requests(const sim_coord *c, const char *node)
 {
@@ -48,10 +64,8 @@ static cJSON *next_requests(const sim_coord *c, const char *node)
 	for (size_t i = 0; i < 2 * steps; i++) {
 		if (!on_nodes(c->engine, i / 2, i % 2 ? KT_ROLE_UNDO : KT_ROLE_DO))
 			continue;
-		char name[SIM_TEXT];
-		(void)snprintf(name, sizeof name, "%s.%s.%d", kt_engine_step(c->engine, i / 2).name,
-			       i % 2 ? "undo" : "do", (int)made[i] + 1);
-		(void)cJSON_AddItemToArray(asked, cJSON_CreateString(name));
+		const char *name = request_name(c, i / 2, i % 2, made[i] + 1);
+		(void)cJSON_AddItemToArray(asked, cJSON_CreateStringReference(name));
 	}
 	return args;
 }
