@@ -364,7 +364,7 @@ kt_code kt_owner_serve(int argc, char **argv, const kt_owner_handler *handlers, 
 		    .changed = PTHREAD_COND_INITIALIZER,
 		    .writing = PTHREAD_MUTEX_INITIALIZER,
 		    .login = PTHREAD_MUTEX_INITIALIZER};
-	int memory;
+	int memory = -1;
 	KT_TRY(descriptor(argc, argv, 0, &s.sock, err));
 	KT_TRY(descriptor(argc, argv, 1, &memory, err));
 	void *table = mmap(NULL, sizeof(kt_watch_table), PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
