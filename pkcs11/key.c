@@ -128,8 +128,8 @@ kt_code kt_p11_policy_check(kt_token *t, CK_OBJECT_HANDLE key, const kt_p11_poli
 	for (size_t i = 0; i < FLAGS; i++)
 		KT_TRY(compare(t, &a[i], &flags[i], flag[i], p->what, err));
 	/* SoftHSM leaves CKA_VALUE_LEN 0 at unwrap; there check value and MAC show that the key is the whole one.
-	 * Wrapping keys are never unwrapped. */
-	if (number[NUMBERS - 1] == 0 && !p->wrap)
+	 * Wrapping keys on the token are never unwrapped. */
+	if (number[NUMBERS - 1] == 0 && !(p->wrap && p->on_token))
 		number[NUMBERS - 1] = KEY_LEN;
 	for (size_t i = 0; i < NUMBERS; i++)
 		KT_TRY(compare(t, &a[FLAGS + i], &numbers[i], number[i], p->what, err));
