@@ -158,6 +158,8 @@ KT_MUST_CHECK kt_code kt_p11_may_unwrap(kt_token *t, const kt_blob *blob, const 
  */
 KT_MUST_CHECK kt_code kt_p11_probe_aes(kt_token *t, kt_err *err);
 KT_MUST_CHECK kt_code kt_p11_probe_oaep(kt_token *t, kt_err *err);
+/* Is it a failure of C_UnwrapKey after which CKA_VALUE_LEN may be what was missing? */
+bool kt_p11_may_want_length(CK_RV rv);
 /* C_WrapKey of `key` alone; *n is the room in `out`, and then what was written. */
 KT_MUST_CHECK kt_code kt_p11_wrap_bytes(kt_token *t, kt_blob_format format, const kt_p11_mechanism *mechanism,
 					CK_OBJECT_HANDLE wrapping, CK_OBJECT_HANDLE key, uint8_t *out, size_t *n,

@@ -64,6 +64,20 @@ static bool format_of(const probe *p, const kt_p11_mechanism *m, kt_blob_format 
 	return false;
 }
 
+/* Does the token take what was changed? Then its mechanism protects nothing. */
+static bool takes_changed(kt_token *t, const probe *p, const kt_p11_mechanism *m, kt_blob_format format)
+{
+	CK_OBJECT_HANDLE back = 0;
+	kt_blob bad = p->blob;
+	bad.wrapped[bad.wrapped_len / 2] ^= 0x01;
+	if (kt_p11_unwrap(t, format, m, p->wrapping, bad.wrapped, bad.wrapped_len, &kt_p11_cluster_session, NULL, &back,
+			  NULL) != KT_OK)
+		return false;
+	kt_p11_discard(t, back);
+	kt_log(KT_LOG_WARN, "%s: %s takes a blob that was changed, and is not used", t->name, m->name);
+	return true;
+}
+
 static void try_aes(kt_token *t, probe *p, const kt_p11_mechanism *m)
 {
 	CK_OBJECT_HANDLE back = 0;
@@ -78,7 +92,7 @@ static void try_aes(kt_token *t, probe *p, const kt_p11_mechanism *m)
 		return;
 	KT_IGNORE(kt_p11_kcv(t, back, kcv, NULL));
 	kt_p11_discard(t, back);
-	if (strcmp(kcv, p->blob.kcv) != 0)
+	if (strcmp(kcv, p->blob.kcv) != 0 || takes_changed(t, p, m, format))
 		return;
 	t->by_format[format] = *m;
 	kt_log(KT_LOG_DEBUG, "%s: %s does %s", t->name, m->name, kt_blob_format_name(format));

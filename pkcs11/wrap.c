@@ -61,8 +61,7 @@ kt_code kt_p11_wrap(kt_token *t, kt_blob_format format, const kt_p11_mechanism *
 	return KT_OK;
 }
 
-/* The failures after which CKA_VALUE_LEN may be what was missing. */
-static bool may_want_length(CK_RV rv)
+bool kt_p11_may_want_length(CK_RV rv)
 {
 	return rv == CKR_TEMPLATE_INCOMPLETE || rv == CKR_TEMPLATE_INCONSISTENT || rv == CKR_ATTRIBUTE_VALUE_INVALID ||
 	       rv == CKR_KEY_SIZE_RANGE || rv == CKR_WRAPPED_KEY_LEN_RANGE;
@@ -81,7 +80,7 @@ static kt_code unwrap_bytes(kt_token *t, CK_MECHANISM *m, CK_OBJECT_HANDLE wrapp
 	if (name)
 		kt_p11_template_name(&tpl, name);
 	CK_RV rv = P11_RV(t->f, C_UnwrapKey, t->session, m, wrapping, wrapped, n, tpl.a, tpl.n, out);
-	if (may_want_length(rv)) {
+	if (kt_p11_may_want_length(rv)) {
 		kt_p11_template_add(&tpl, CKA_VALUE_LEN, &tpl.value_len, sizeof tpl.value_len);
 		rv = P11_RV(t->f, C_UnwrapKey, t->session, m, wrapping, wrapped, n, tpl.a, tpl.n, out);
 	}

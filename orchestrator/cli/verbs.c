@@ -41,6 +41,11 @@ static const kt_cli_option rollback_options[] = {
 	{NULL, 0, NULL, NULL},
 };
 
+static const kt_cli_option hsm_probe_options[] = {
+	{"state", 0, "FOLDER", "keep what was found there, when the token is given by URI"},
+	{NULL, 0, NULL, NULL},
+};
+
 static const kt_cli_option help_options[] = {
 	{"man", 0, NULL, "print it as a man page (roff)"},
 	{NULL, 0, NULL, NULL},
@@ -111,6 +116,20 @@ static const kt_cli_verb verbs[] = {
 	 "Lists every token of the modules that p11-kit is configured for, or of the module that a pkcs11: URI names\n"
 	 "(module-path= or module-name=). Nobody logs in.",
 	 "3 7", none, kt_verb_hsm_list},
+	{"hsm probe", "[URI]", 1, "what a token really does, tried",
+	 "Makes throw-away keys in a session of the token (default: the cluster's), and tries with them what keyturn "
+	 "needs\n"
+	 "and what the standard promises; nothing stays on the token. Every finding is told in plain words, and the "
+	 "verdict:\n"
+	 "fit, fit with warnings, or unfit and why, as the coordinator's token (exit status 4 when unfit) and as a "
+	 "node's.\n"
+	 "A key that the URI names (object= or id=) is a node's transport key, and is asked to open what was wrapped "
+	 "to "
+	 "it.\n"
+	 "What was found on the cluster's token is kept, with its serial, versions and the digest of its module: "
+	 "`keyturn\n"
+	 "run`, `resume` and `doctor` refuse the token once one of these has changed, until it is probed again.",
+	 "3 4 7 10", hsm_probe_options, kt_verb_hsm_probe},
 	{"help", "[VERB]", 2, "this help, or that of a verb", "Shows help.", "", help_options, kt_verb_help},
 	{"version", "", 0, "the version", "Shows the version.", "", none, kt_verb_version},
 	{NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL},

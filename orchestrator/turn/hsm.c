@@ -5,9 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/codec.h"
 #include "base/file.h"
 #include "base/kcv.h"
+#include "orchestrator/turn/probed.h"
 #include "pkcs11/owner.h"
+#include "pkcs11/uri.h"
 #include "wire/blob.h"
 
 enum { PATH_LEN = 4096, BLOB_FILE_MAX = 16 * 1024, PEM_MAX = 8 * 1024, AT_ONCE = 64 };
@@ -15,6 +18,7 @@ enum { PATH_LEN = 4096, BLOB_FILE_MAX = 16 * 1024, PEM_MAX = 8 * 1024, AT_ONCE =
 struct kt_hsm {
 	kt_hsm_options opt;
 	kt_owner *owner;
+	bool probed; /* what its token does is kept in the state folder */
 };
 
 /* One command: what it is about. */
@@ -23,6 +27,85 @@ typedef struct call {
 	const char *run;
 	const char *node; /* NULL: none */
 } call;
+
+/* --- what a probe found ------------------------------------------------------------------------------------------- */
+
+/* The token that the owner has open, against what is kept of it. */
+static kt_code check_probed(kt_hsm *hsm, kt_err *err)
+{
+	cJSON *token = cJSON_Duplicate(kt_owner_token(hsm->owner), 1);
+	if (!token)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	kt_code rc = kt_probed_identify(token, err);
+	if (rc == KT_OK)
+		rc = kt_probed_check(hsm->opt.state, token, &hsm->probed, err);
+	cJSON_Delete(token);
+	return rc;
+}
+
+/* args of hsm.probe: the key that the URI names. */
+static kt_code probe_args(const char *uri, cJSON *args, kt_err *err)
+{
+	kt_uri parsed;
+	kt_buf hex = KT_BUF_INIT;
+	KT_TRY(kt_uri_parse(uri, &parsed, err));
+	if (parsed.object[0])
+		KT_TRY(kt_json_add_str(args, "label", parsed.object, err));
+	kt_code rc = kt_hex_encode(parsed.id, parsed.id_len, &hex, err);
+	if (rc == KT_OK)
+		rc = kt_json_add_str(args, "id", kt_buf_cstr(&hex), err);
+	kt_buf_free(&hex);
+	return rc;
+}
+
+static kt_code probe(kt_owner *owner, const char *uri, cJSON **report, kt_err *err)
+{
+	cJSON *args = cJSON_CreateObject();
+	kt_owner_request r = {.verb = "hsm.probe", .args = args, .again = true};
+	*report = NULL;
+	kt_code rc = args ? probe_args(uri, args, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	if (rc == KT_OK)
+		rc = kt_owner_call(owner, &r, err);
+	cJSON_Delete(args);
+	*report = cJSON_DetachItemFromObjectCaseSensitive(r.result, "report");
+	cJSON_Delete(r.result);
+	if (rc == KT_OK)
+		rc = kt_probed_identify(cJSON_GetObjectItemCaseSensitive(*report, "token"), err);
+	if (rc == KT_OK)
+		return KT_OK;
+	cJSON_Delete(*report);
+	*report = NULL;
+	return rc;
+}
+
+kt_code kt_hsm_probe(const char *uri, int64_t call_ms, cJSON **report, kt_err *err)
+{
+	const kt_owner_options o = {.subcommand = KT_HSM_SUBCOMMAND, .uri = uri, .call_ms = call_ms};
+	kt_owner *owner;
+	*report = NULL;
+	KT_TRY(kt_owner_start(&o, &owner, err));
+	kt_code rc = probe(owner, uri, report, err);
+	kt_owner_end(owner);
+	return rc;
+}
+
+/* A token that nobody has probed for this cluster yet is probed in the preflight, where nothing is lost by a refusal:
+ * else a person who forgets `hsm probe` would never be told when the token changes. */
+static kt_code probe_once(const call *c, cJSON *result, kt_err *err)
+{
+	cJSON *report;
+	bool now = !c->hsm->probed;
+	if (now) {
+		KT_TRY(probe(c->hsm->owner, c->hsm->opt.uri, &report, err));
+		kt_code rc = kt_probed_keep(c->hsm->opt.state, report, err);
+		cJSON_Delete(report);
+		KT_TRY(rc);
+		KT_TRY(check_probed(c->hsm, err));
+	}
+	return kt_json_add_str(result, "probed", now ? "now" : "before", err);
+}
+
+/* --- opening and closing ------------------------------------------------------------------------------------------ */
 
 kt_code kt_hsm_open(const kt_hsm_options *options, kt_hsm **out, kt_err *err)
 {
@@ -36,8 +119,10 @@ kt_code kt_hsm_open(const kt_hsm_options *options, kt_hsm **out, kt_err *err)
 				    .call_ms = options->call_ms,
 				    .sessions = options->sessions};
 	kt_code rc = kt_owner_start(&o, &hsm->owner, err);
+	if (rc == KT_OK)
+		rc = check_probed(hsm, err);
 	if (rc != KT_OK)
-		free(hsm);
+		kt_hsm_close(hsm);
 	else
 		*out = hsm;
 	return rc;
@@ -206,8 +291,8 @@ static const struct verb {
 	kt_code (*prepare)(const call *c, cJSON *args, kt_err *err); /* adds what the owner needs */
 	kt_code (*keep)(const call *c, cJSON *result, kt_err *err);  /* does the rest with what it answered */
 } verbs[] = {
-	{"hsm.check", NULL, NULL},      {"key.generate", NULL, NULL},       {"key.escrow", NULL, escrow_keep},
-	{"key.wrap", add_pinned, NULL}, {"key.rehearse", add_pinned, NULL},
+	{"hsm.check", NULL, probe_once}, {"key.generate", NULL, NULL},       {"key.escrow", NULL, escrow_keep},
+	{"key.wrap", add_pinned, NULL},  {"key.rehearse", add_pinned, NULL},
 };
 
 static const struct verb *find_verb(const char *name)

@@ -26,9 +26,14 @@ typedef struct kt_hsm_options {
 } kt_hsm_options;
 
 /* Start the token's owner: it opens the token and logs in, the one place where a PIN is used. The thread that calls
- * this must live as long as the process. */
+ * this must live as long as the process. KT_E_REFUSED when the token is not as it was when it was probed, or was found
+ * unfit (turn/probed.h). One that was never probed is, by hsm.check. */
 KT_MUST_CHECK kt_code kt_hsm_open(const kt_hsm_options *options, kt_hsm **out, kt_err *err);
 void kt_hsm_close(kt_hsm *hsm);
+
+/* What the token of the URI really does (docs/FORMATS.md, section 13), tried in an owner of its own; a key that the URI
+ * names is a node's. *report is the caller's: cJSON_Delete. */
+KT_MUST_CHECK kt_code kt_hsm_probe(const char *uri, int64_t call_ms, cJSON **report, kt_err *err);
 
 /* The token's owner: a program calls this under KT_HSM_SUBCOMMAND, with the words after it. */
 KT_MUST_CHECK kt_code kt_hsm_serve(int argc, char **argv, kt_err *err);

@@ -9,11 +9,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/codec.h"
 #include "orchestrator/turn/hsm.h"
 #include "pkcs11/key.h"
 #include "pkcs11/mac.h"
 #include "pkcs11/owner.h"
+#include "pkcs11/probe.h"
 #include "pkcs11/wrap.h"
 
 enum { ID_LEN = 16, NONCE_LEN = 16 };
@@ -147,6 +149,29 @@ static kt_code act_check(const call *c, kt_err *err)
 	KT_TRY(kt_json_add_str(c->result, "node_format", formats.oaep_sha256 ? "rsa-oaep-sha256" : "rsa-oaep-sha1",
 			       err));
 	return kt_json_add_str(c->result, "escrow_kcv", escrow.kcv, err);
+}
+
+/* --- hsm.probe ---------------------------------------------------------------------------------------------------- */
+
+/* Not of a run. args: `label` and `id` (hex) of a node's transport key, both may be absent. */
+static kt_code verb_probe(const kt_owner_task *task, kt_err *err)
+{
+	static kt_probe_report report;
+	const char *label, *hex;
+	char date[KT_TIME_TEXT];
+	kt_buf id = {.max = KT_URI_ID};
+	cJSON *json;
+	KT_TRY(kt_json_opt_str(task->args, "label", NULL, &label, err));
+	KT_TRY(kt_json_opt_str(task->args, "id", "", &hex, err));
+	kt_code rc = kt_hex_decode(hex, strlen(hex), &id, err);
+	const kt_token_key_name name = {.label = label, .id = id.data, .id_len = id.len};
+	if (rc == KT_OK)
+		rc = kt_token_probe(task->token, label || id.len ? &name : NULL, &report, err);
+	kt_buf_free(&id);
+	KT_TRY(rc);
+	kt_clock_format(kt_clock_wall_ms(), date);
+	KT_TRY(kt_probe_to_json(&report, date, &json, err));
+	return kt_json_add(task->result, "report", json, err);
 }
 
 /* --- key.generate ------------------------------------------------------------------------------------------------- */
@@ -309,6 +334,7 @@ kt_code kt_hsm_serve(int argc, char **argv, kt_err *err)
 	static const kt_owner_handler handlers[] = {{"escrow_key.find", verb_find_escrow_key},
 						    {"escrow_key.make", verb_make_escrow_key},
 						    {"hsm.check", verb_check},
+						    {"hsm.probe", verb_probe},
 						    {"key.generate", verb_generate},
 						    {"key.escrow", verb_escrow},
 						    {"key.recover", verb_recover},
