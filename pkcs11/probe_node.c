@@ -31,7 +31,9 @@ static bool throw_away(kt_probe *p, kt_token_transport *out)
 	kt_err err = KT_ERR_INIT;
 	if (kt_p11_pair_make(p->t, &kind, &name, KT_TRANSPORT_KEY_MIN_BITS, out, &err) == KT_OK)
 		return true;
-	(void)snprintf(seen, sizeof seen, "not tried: it makes no RSA pair that does not stay (%.110s)", err.msg);
+	const char *call = strstr(err.msg, "C_");
+	(void)snprintf(seen, sizeof seen, "not tried: it makes no RSA pair that does not stay (%.110s)",
+		       call ? call : err.msg);
 	add(p, "node.opens", opens, "RSA-OAEP", KT_PROBE_NOT_TRIED, "", seen);
 	return false;
 }

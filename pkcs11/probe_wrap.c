@@ -176,6 +176,39 @@ static void try_rsa(kt_probe *p, const kt_p11_mechanism *m, EVP_PKEY *pair, cons
 	kt_probe_add(p, &row, seen);
 }
 
+/* RSA-AES as keyturn makes it in this token, by one call or by two: for payloads that need it, and for receivers that
+ * open nothing else. */
+static void try_composed(kt_probe *p, EVP_PKEY *pair, const kt_token_node_key *node)
+{
+	const kt_blob_address address = {.purpose = KT_BLOB_REHEARSAL,
+					 .run = "-",
+					 .node = "probe",
+					 .accepts = 1U << KT_BLOB_RSA_AES_SHA256 | 1U << KT_BLOB_RSA_AES_SHA1};
+	char seen[KT_PROBE_SEEN];
+	kt_err err = KT_ERR_INIT;
+	kt_token_key target = {.handle = p->target};
+	kt_blob blob;
+	kt_secret opened = KT_SECRET_INIT;
+	kt_code rc = kt_p11_kcv(p->t, p->target, target.kcv, &err);
+	if (rc == KT_OK)
+		rc = kt_token_wrap_for_node(p->t, &target, node, &address, &blob, &err);
+	if (rc == KT_OK)
+		rc = kt_blob_unwrap_rsa(&blob, pair, &opened, &err);
+	kt_secret_free(&opened);
+	if (rc == KT_OK)
+		(void)snprintf(seen, sizeof seen, "%s by %s, opened with libcrypto", kt_blob_format_name(blob.format),
+			       blob.mechanism);
+	else
+		tell_error(p, &err, seen);
+	kt_probe_add(p,
+		     &(kt_probe_row){.id = "wrap.composed",
+				     .what = "an ephemeral AES key to an RSA key, and a key under that one",
+				     .expected = "rsa-aes-sha256",
+				     .words = rc == KT_OK ? "" : "it wraps for no receiver that opens RSA-AES alone",
+				     .mark = rc == KT_OK ? KT_PROBE_OK : KT_PROBE_WARNING},
+		     seen);
+}
+
 static void try_rsa_mechanisms(kt_probe *p)
 {
 	EVP_PKEY *pair = EVP_RSA_gen(2048);
@@ -184,6 +217,7 @@ static void try_rsa_mechanisms(kt_probe *p)
 	kt_err err = KT_ERR_INIT;
 	int n = pair ? i2d_PUBKEY(pair, &der) : 0;
 	if (n > 0 && kt_token_import_node_key(p->t, der, (size_t)n, &node, &err) == KT_OK) {
+		try_composed(p, pair, &node);
 		for (const kt_p11_mechanism *m = kt_p11_mechanisms(); m->name; m++)
 			if (m->parameter != KT_P11_NO_PARAMETER && kt_p11_applies(m, p->t->maker))
 				try_rsa(p, m, pair, &node);
