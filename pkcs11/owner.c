@@ -68,7 +68,10 @@ static kt_code died(kt_owner *o, kt_err *err)
 	const char *words = o->child.words;
 	const char *printed = words[0] ? "; it had printed: " : "";
 	kt_code rc;
-	if (WIFSIGNALED(status))
+	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
+		rc = kt_fail(err, KT_E_HSM, "see who did: a person, or the kernel for want of memory",
+			     "%s: the process that owned it was killed %s", o->name, where);
+	else if (WIFSIGNALED(status))
 		rc = kt_fail(err, KT_E_HSM,
 			     "see the log of the module, or ask its vendor; update or replace the module",
 			     "%s: the PKCS#11 module crashed %s (signal %d, %s)%s%s", o->name, where, WTERMSIG(status),

@@ -148,6 +148,10 @@ static kt_code attempt(const server *s, const job *j, kt_token *t, cJSON **resul
 	kt_code rc = h->act(
 		&(kt_owner_task){.token = t, .args = j->args, .secret = &j->secret, .result = *result, .reply = out},
 		err);
+	/* What looks like success may rest on a call that failed: a probe takes "the session is gone" for "it cannot".
+	 */
+	if (rc == KT_OK && j->again && kt_p11_lost())
+		rc = kt_fail(err, KT_E_HSM, "repeat the command", "the token's session was lost during %s", j->verb);
 	if (rc == KT_OK)
 		return KT_OK;
 	err->code = rc;

@@ -3,8 +3,8 @@
  * Loaded into programs by LD_PRELOAD (or a node's /etc/ld.so.preload): ends keyturn or keyturn-agent with SIGKILL just
  * before or just after a chosen durable step, and moves the clock. The product knows nothing of it.
  *
- * The folder KT_FAULTS (else /etc/keyturn-faults) says what is to happen. CLASS is "coordinator" (keyturn), "serve" or
- * "run" (keyturn-agent):
+ * The folder KT_FAULTS (else /etc/keyturn-faults) says what is to happen. CLASS is "coordinator" (keyturn), "owner" (its
+ * process that owns the token), "serve" or "run" (keyturn-agent):
  *   point.CLASS   "count" or "N before" or "N after": what happens at the N-th step, counted over all processes
  *   below.CLASS   only steps on paths below this one count; without that file: all
  *   pause.CLASS   text: a step on a path that has it waits as long as this file is there
@@ -97,12 +97,12 @@ static const char *who(void)
 	ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
 	exe[n > 0 ? n : 0] = '\0';
 	const char *name = strrchr(exe, '/');
-	if (name && strcmp(name, "/keyturn") == 0)
-		return "coordinator";
-	if (!name || strcmp(name, "/keyturn-agent") != 0)
-		return NULL;
 	(void)content(open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC), args, sizeof args);
 	const char *verb = args + strlen(args) + 1;
+	if (name && strcmp(name, "/keyturn") == 0)
+		return strcmp(verb, "hsm-owner") == 0 ? "owner" : "coordinator";
+	if (!name || strcmp(name, "/keyturn-agent") != 0)
+		return NULL;
 	return strcmp(verb, "serve") == 0 ? "serve" : strcmp(verb, "run") == 0 ? "run" : NULL;
 }
 
