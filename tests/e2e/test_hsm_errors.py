@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 from ktlab import process
-from ktlab.coordinator import HSM, Keyturn
+from ktlab.coordinator import HSM, ROLLED_BACK, Keyturn
+from ktlab.running import Running, told
 
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="not root: another user is needed")
@@ -164,3 +165,18 @@ def test_a_token_that_is_unfit_for_the_coordinator(make_token, ask, kind, what):
     token = make_token(kind)
     ask(token, what, "use a token")
     assert "keyturn-escrow" not in token.objects()
+
+
+# --- an empty answer -----------------------------------------------------------------------------------------------------
+
+def test_softhsm_whose_token_folder_vanishes(make_lab):
+    """Under a run that has the token open. SoftHSM then finds no keys, and all is well with it: only C_GetTokenInfo says otherwise.
+    Nothing is made anew in its place, and once it is back nothing is found."""
+    lab = make_lab(n=1, items=20)
+    running = Running(lab).wait("stop")
+    with away(lab.token.tokens):
+        result = running.finish(check=ROLLED_BACK)
+        told(result, "the token is gone (C_GetTokenInfo", "SOFTHSM2_CONF", "directories.tokendir")
+        assert "no key" not in result.err and not os.path.exists(lab.token.tokens)
+    lab.assert_on_old_key()
+    lab.keyturn.run("doctor")
