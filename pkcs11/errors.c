@@ -159,8 +159,12 @@ static const vendor_meaning vendor_meanings[] = {
 	  "file that module-name= names"},
 	 NULL},
 	{NSS,
-	 {"C_Initialize", 0xCE534351UL, KT_E_HSM, "the NSS database is missing",
+	 {"C_Initialize", 0xCE534351UL, KT_E_HSM, "the NSS database is missing, or this user may not read it",
 	  "see that configdir in x-init-reserved names its folder, or make it: certutil -N -d sql:FOLDER"},
+	 NULL},
+	{NSS,
+	 {"C_Initialize", CKR_TOKEN_WRITE_PROTECTED, KT_E_HSM, "this user may not write the NSS database",
+	  "chown or chmod the folder that configdir in x-init-reserved names, and the files in it"},
 	 NULL},
 };
 

@@ -481,9 +481,11 @@ kt_code kt_token_check(kt_token *t, kt_err *err)
 		return KT_OK;
 	kt_p11_note_lost();
 	if (rv != CKR_OK)
-		return kt_fail(err, KT_E_HSM,
-			       "bring the token back (SoftHSM: its folder under directories.tokendir), then repeat",
-			       "%s: the token is gone (C_GetTokenInfo gave %s)", t->name, kt_p11_rv_name(rv));
+		return kt_fail(
+			err, KT_E_HSM,
+			"bring the token back (SoftHSM: its folder under directories.tokendir, which this user must be "
+			"able to write), then repeat",
+			"%s: the token is gone (C_GetTokenInfo gave %s)", t->name, kt_p11_rv_name(rv));
 	return kt_fail(err, KT_E_HSM, "bring the right token back, then repeat",
 		       "%s: another token is in its place: \"%s\" (serial %s)", t->name, now.label, now.serial);
 }

@@ -64,6 +64,14 @@ def open_to_nobody(token):
     os.chmod(token.folder, 0o711)
 
 
+def let_read(folder):
+    """Everybody may read what is in there."""
+    for where, _, names in os.walk(folder):
+        os.chmod(where, 0o755)
+        for name in names:
+            os.chmod(os.path.join(where, name), 0o644)
+
+
 # --- C_Initialize: CKR_GENERAL_ERROR ---------------------------------------------------------------------------------------
 
 SOFTHSM = ("SOFTHSM2_CONF", "directories.tokendir", "C_Initialize", "CKR_GENERAL_ERROR")
@@ -85,6 +93,14 @@ def test_softhsm_that_may_not_be_read(softhsm, ask, what):
     open_to_nobody(softhsm)
     with closed(getattr(softhsm, what)):
         ask(softhsm, *SOFTHSM, prefix=NOBODY)
+
+
+@as_root
+def test_softhsm_that_may_only_be_read(softhsm, ask):
+    """It lists its token all the same."""
+    open_to_nobody(softhsm)
+    let_read(softhsm.tokens)
+    ask(softhsm, "the token is gone (C_GetTokenInfo", "directories.tokendir", "able to write", prefix=NOBODY)
 
 
 def test_tpm_that_is_down(tpm, ask):
@@ -128,6 +144,19 @@ def test_nss_without_its_parameter_string(nss, ask):
 def test_nss_without_its_database(nss, ask):
     with away(nss.database):
         ask(nss, "NSS database is missing", "certutil -N", "0xce534351")
+
+
+@as_root
+def test_nss_whose_database_may_not_be_read(nss, ask):
+    open_to_nobody(nss)
+    ask(nss, "may not read", "configdir", "0xce534351", prefix=NOBODY)
+
+
+@as_root
+def test_nss_whose_database_may_not_be_written(nss, ask):
+    open_to_nobody(nss)
+    let_read(nss.database)
+    ask(nss, "may not write the NSS database", "configdir", "CKR_TOKEN_WRITE_PROTECTED", prefix=NOBODY)
 
 
 # --- TPM: CKR_GENERAL_ERROR at login -----------------------------------------------------------------------------------------
