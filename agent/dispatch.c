@@ -110,7 +110,7 @@ static kt_status recorded(const kt_agent_verb *v, kt_agent_ctx *ctx, const kt_re
 {
 	kt_spool_state state;
 	/* While we waited for the lock, somebody may have taken over. */
-	if (kt_epoch_admit(ctx->state, r, err) != KT_OK ||
+	if (kt_epoch_still(ctx->state, r, err) != KT_OK ||
 	    kt_runlock_take(ctx->state, r->cluster, r->run, err) != KT_OK ||
 	    kt_detached_check(ctx->state, r->cluster, ctx->spool, err) != KT_OK)
 		return not_done(ctx, err);

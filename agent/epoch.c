@@ -147,21 +147,32 @@ static kt_code replaced(const kt_request *r, const kt_epoch *seen, kt_err *err)
 		       seen->epoch, seen->run, r->cluster, r->epoch, r->run);
 }
 
+/* What is stale is refused. */
+static kt_code judge(const kt_request *r, const kt_epoch *seen, bool same, kt_err *err)
+{
+	if (r->epoch <= seen->epoch && !same && !PLANTED(EPOCH_NOT_CHECKED))
+		return replaced(r, seen, err);
+	if (same && r->link < seen->link && !PLANTED(LINK_NOT_CHECKED))
+		return kt_fail(err, KT_E_BUSY, "its coordinator asks again on its newer connection",
+			       "a request of an earlier connection of epoch %" PRId64
+			       " comes too late (its link is %" PRId64 ", the newest %" PRId64 ")",
+			       r->epoch, r->link, seen->link);
+	return KT_OK;
+}
+
+static bool is_same(const kt_request *r, const kt_epoch *seen)
+{
+	return r->epoch == seen->epoch && strcmp(r->run, seen->run) == 0;
+}
+
 static kt_code admit_locked(const char *state, const kt_request *r, kt_err *err)
 {
 	kt_epoch seen;
 	KT_TRY(kt_epoch_read(state, r->cluster, &seen, err));
-	bool same = r->epoch == seen.epoch && strcmp(r->run, seen.run) == 0;
-	if (r->epoch <= seen.epoch && !same && !PLANTED(EPOCH_NOT_CHECKED))
-		return replaced(r, &seen, err);
-	if (same && r->link < seen.link && !PLANTED(LINK_NOT_CHECKED))
-		return kt_fail(err, KT_E_BUSY, "its coordinator asks again on its newer connection",
-			       "a request of an earlier connection of epoch %" PRId64
-			       " comes too late (its link is %" PRId64 ", the newest %" PRId64 ")",
-			       r->epoch, r->link, seen.link);
-	if (r->epoch > seen.epoch || (same && r->link > seen.link))
-		return record(state, r, err);
-	return confirm(state, r, err);
+	bool same = is_same(r, &seen);
+	KT_TRY(judge(r, &seen, same, err));
+	bool newer = r->epoch > seen.epoch || (same && r->link > seen.link);
+	return newer ? record(state, r, err) : confirm(state, r, err);
 }
 
 kt_code kt_epoch_admit(const char *state, const kt_request *r, kt_err *err)
@@ -174,12 +185,18 @@ kt_code kt_epoch_admit(const char *state, const kt_request *r, kt_err *err)
 	return rc;
 }
 
+kt_code kt_epoch_still(const char *state, const kt_request *r, kt_err *err)
+{
+	kt_epoch seen;
+	KT_TRY(kt_epoch_read(state, r->cluster, &seen, err));
+	return judge(r, &seen, is_same(r, &seen), err);
+}
+
 kt_code kt_epoch_check(const char *state, const kt_request *r, kt_err *err)
 {
 	kt_epoch seen;
 	KT_TRY(kt_epoch_read(state, r->cluster, &seen, err));
-	bool same = r->epoch == seen.epoch && strcmp(r->run, seen.run) == 0;
-	return r->epoch > seen.epoch || same ? KT_OK : replaced(r, &seen, err);
+	return r->epoch > seen.epoch || is_same(r, &seen) ? KT_OK : replaced(r, &seen, err);
 }
 
 /* --- The lock of one changing verb ----------------------------------------------------------------------------------

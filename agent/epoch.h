@@ -21,6 +21,8 @@ KT_MUST_CHECK kt_code kt_epoch_read(const char *state, const char *cluster, kt_e
  * before this returns; KT_E_AUDIT when it cannot be. Safe against other agent processes (flock on the cluster's
  * folder). */
 KT_MUST_CHECK kt_code kt_epoch_admit(const char *state, const kt_request *r, kt_err *err);
+/* Is a request that was admitted a while ago still to be obeyed? KT_E_BUSY as above. Records nothing: that is done. */
+KT_MUST_CHECK kt_code kt_epoch_still(const char *state, const kt_request *r, kt_err *err);
 /* Does no newer coordinator or run of the cluster have this node? KT_E_BUSY names both sides. Whatever the request's
  * connection; records nothing. */
 KT_MUST_CHECK kt_code kt_epoch_check(const char *state, const kt_request *r, kt_err *err);

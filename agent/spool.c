@@ -84,15 +84,16 @@ static kt_code reserve(const char *dir, kt_err *err)
 	return e ? kt_fail_errno(err, e, NULL, "%s", path) : KT_OK;
 }
 
-/* The arguments as they are kept: `hide` by its digest. *out is the caller's. */
+/* The arguments as they are kept: `hide` by its digest. *out is the caller's, and borrows from the request. */
 static kt_code kept_args(const kt_request *r, const char *hide, cJSON **out, kt_err *err)
 {
-	*out = r->args ? cJSON_Duplicate(r->args, 1) : cJSON_CreateObject();
+	bool hides = hide && kt_json_member(r->args, hide);
+	*out = hides ? cJSON_Duplicate(r->args, 1) : cJSON_CreateObjectReference(r->args ? r->args->child : NULL);
 	if (!*out)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
-	cJSON *hidden = hide ? cJSON_DetachItemFromObjectCaseSensitive(*out, hide) : NULL;
-	if (!hidden)
+	if (!hides)
 		return KT_OK;
+	cJSON *hidden = cJSON_DetachItemFromObjectCaseSensitive(*out, hide);
 	kt_buf text = KT_BUF_INIT;
 	char digest[KT_SHA256_HEX];
 	kt_code rc = kt_json_canonical(hidden, &text, err);
@@ -187,7 +188,9 @@ static kt_code write_intent(const char *dir, const kt_request *r, const char *hi
 static kt_code check_unused(const char *dir, kt_err *err)
 {
 	static const char *const later[] = {"outcome.json", "note.json", "pid", "child"};
-	for (size_t i = 0; i < sizeof later / sizeof later[0]; i++) {
+	bool begun;
+	KT_TRY(kt_record_exists(dir, &begun, err));
+	for (size_t i = 0; begun && i < sizeof later / sizeof later[0]; i++) {
 		bool found;
 		KT_TRY(exists(dir, later[i], &found, err));
 		if (found)
