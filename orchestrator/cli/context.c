@@ -89,6 +89,7 @@ static kt_plan_input plan_input(const kt_ctx *c)
 			       .playbook = &c->playbook,
 			       .run = c->run,
 			       .located = c->located,
+			       .pins = c->plan_pins,
 			       .custodians = (const char *const *)c->custodians};
 }
 
@@ -152,10 +153,29 @@ static kt_code read_custodians(kt_ctx *c, kt_err *err)
 	return rc;
 }
 
+static kt_code read_pins(kt_ctx *c, kt_err *err)
+{
+	size_t n = c->cluster.nodes_count;
+	bool found;
+	if (c->pins)
+		return KT_OK;
+	c->pins = calloc(n, sizeof *c->pins);
+	c->plan_pins = calloc(n, sizeof *c->plan_pins);
+	if (!c->pins || !c->plan_pins)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	for (size_t i = 0; i < n; i++) {
+		KT_TRY(kt_pin_load(c->cluster.state, c->cluster.nodes[i].name, &found, &c->pins[i], err));
+		if (found)
+			c->plan_pins[i] = (kt_plan_pin){c->pins[i].at, c->pins[i].spki_sha256};
+	}
+	return KT_OK;
+}
+
 kt_code kt_ctx_make_plan(kt_ctx *c, bool always, kt_err *err)
 {
 	KT_TRY(new_run_id(c->run, err));
 	KT_TRY(read_custodians(c, err));
+	KT_TRY(read_pins(c, err));
 	if (always || !c->cluster.key_from) {
 		if (!c->nodes)
 			KT_TRY(kt_ctx_open_nodes(c, err));
@@ -180,6 +200,10 @@ void kt_ctx_close(kt_ctx *c)
 		free((void *)c->located[i].kcv);
 	}
 	free(c->located);
+	for (size_t i = 0; c->pins && i < c->cluster.nodes_count; i++)
+		kt_pin_free(&c->pins[i]);
+	free(c->pins);
+	free(c->plan_pins);
 	for (size_t i = 0; c->custodians && i < c->cluster.custodians_count; i++)
 		free(c->custodians[i]);
 	free((void *)c->custodians);

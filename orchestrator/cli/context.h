@@ -5,6 +5,7 @@
 
 #include "orchestrator/cli/cli.h"
 #include "orchestrator/plan/plan.h"
+#include "orchestrator/turn/pins.h"
 #include "orchestrator/turn/turn.h"
 
 typedef struct kt_ctx {
@@ -19,8 +20,10 @@ typedef struct kt_ctx {
 	char run[KT_RUN_MAX + 1];
 	cJSON *plan;
 	char digest[KT_SHA256_HEX];
-	kt_located *located; /* one a node; uri and kcv owned */
-	char **custodians;   /* one a custodian: SHA-256 of the public key; owned */
+	kt_located *located;    /* one a node; uri and kcv owned */
+	kt_pin *pins;           /* one a node: its pinned transport key, empty where there is none; owned */
+	kt_plan_pin *plan_pins; /* the same as the plan sees it; borrows pins */
+	char **custodians;      /* one a custodian: SHA-256 of the public key; owned */
 } kt_ctx;
 
 /* cluster.json and the playbook. */

@@ -7,6 +7,7 @@
 
 #include "base/kcv.h"
 #include "orchestrator/cli/context.h"
+#include "orchestrator/inventory/range.h"
 #include "orchestrator/turn/enroll.h"
 
 /* The agent's program beside ours: in a build folder, or where it is installed. */
@@ -55,6 +56,70 @@ static kt_code ask_host_keys(const kt_ctx *c, const kt_enroll *e, kt_err *err)
 		"compare the fingerprints with the nodes' own (ssh-keygen -l), then: enroll --accept-host-keys", err);
 }
 
+/* --- transport keys that replace another: a person says yes ------------------------------------------------------- */
+
+static bool is_replaced(const kt_enroll_node *r)
+{
+	return !r->skip && r->error.code == KT_OK && r->replace && r->was[0] && r->transport_new;
+}
+
+static kt_code ask_replaced(const kt_ctx *c, const kt_enroll *e, kt_err *err)
+{
+	size_t n = 0;
+	FILE *out = c->cli->json ? stderr : c->cli->out;
+	for (size_t i = 0; i < c->cluster.nodes_count; i++) {
+		const kt_enroll_node *r = &e->node[i];
+		if (!is_replaced(r))
+			continue;
+		if (n++ == 0)
+			(void)fprintf(out, "Transport keys that take the place of a pinned one:\n");
+		(void)fprintf(out, "  %-16s %s (%s)\n  %-16s instead of %s\n", c->cluster.nodes[i].name,
+			      r->pin.spki_sha256, r->pin.at, "", r->was);
+	}
+	(void)fflush(out);
+	if (n == 0 || kt_cli_has(c->cli, "yes"))
+		return KT_OK;
+	return kt_cli_confirm("Are these the nodes' own keys, and shall new cluster keys be wrapped to them?",
+			      "see on the nodes that these are their keys, then: enroll --replace --yes NODE", err);
+}
+
+/* Which nodes it is about. */
+typedef struct choice {
+	const kt_cluster *cluster;
+	kt_enroll *e;
+} choice;
+
+static kt_code choose(void *cookie, const char *name, kt_err *err)
+{
+	const choice *c = cookie;
+	const kt_node *n = kt_cluster_node(c->cluster, name);
+	if (!n)
+		return kt_fail(err, KT_E_USAGE, "give names of \"nodes\" in cluster.json, as in web[01-03]",
+			       "there is no node \"%.64s\"", name);
+	c->e->node[n - c->cluster->nodes].skip = false;
+	return KT_OK;
+}
+
+static kt_code choose_nodes(const kt_ctx *c, kt_enroll *e, kt_err *err)
+{
+	const kt_cli *cli = c->cli;
+	choice chosen = {.cluster = &c->cluster, .e = e};
+	if (kt_cli_has(cli, "replace") && cli->args == 0)
+		return kt_fail(err, KT_E_USAGE, "name them: enroll --replace NODE", "--replace is about certain nodes");
+	if (kt_cli_has(cli, "replace") && kt_cli_has(cli, "rotate-transport"))
+		return kt_fail(err, KT_E_USAGE,
+			       "--rotate-transport changes a key that works, --replace one that is lost",
+			       "--replace and --rotate-transport exclude each other");
+	for (size_t i = 0; i < c->cluster.nodes_count; i++) {
+		e->node[i].skip = cli->args > 0;
+		e->node[i].rotate = kt_cli_has(cli, "rotate-transport");
+		e->node[i].replace = kt_cli_has(cli, "replace");
+	}
+	for (int i = 0; i < cli->args; i++)
+		KT_TRY(kt_range_expand(cli->arg[i], c->cluster.nodes_count, choose, &chosen, err));
+	return KT_OK;
+}
+
 /* --- telling what came of it -------------------------------------------------------------------------------------- */
 
 static kt_code tell_json(const kt_ctx *c, const kt_enroll *e, size_t i, kt_err *err)
@@ -73,7 +138,11 @@ static kt_code tell_json(const kt_ctx *c, const kt_enroll *e, size_t i, kt_err *
 	if (rc == KT_OK)
 		rc = kt_json_add_bool(o, "agent_sent", r->sent, err);
 	if (rc == KT_OK)
-		rc = kt_json_add_str(o, "transport_key", r->transport, err);
+		rc = kt_json_add_str(o, "transport_key", r->pin.spki_sha256, err);
+	if (rc == KT_OK && r->pin.at)
+		rc = kt_json_add_str(o, "transport_at", r->pin.at, err);
+	if (rc == KT_OK && r->note[0])
+		rc = kt_json_add_str(o, "note", r->note, err);
 	if (rc == KT_OK)
 		return kt_cli_print_json(c->cli, o, err);
 	cJSON_Delete(o);
@@ -90,16 +159,25 @@ static void tell_text(const kt_ctx *c, const kt_enroll *e, size_t i)
 			(void)fprintf(out, "  %-16s → %s\n", "", r->error.remedy);
 		return;
 	}
-	(void)fprintf(out, "  %-16s host key %s, agent %s, transport key %.16s… %s\n", c->cluster.nodes[i].name,
-		      r->pinned ? "known" : "pinned", r->sent ? "installed" : "up to date", r->transport,
-		      r->transport_new ? "pinned" : "known");
+	(void)fprintf(out, "  %-16s host key %s, agent %s, transport key %.16s… %s%s%s\n", c->cluster.nodes[i].name,
+		      r->pinned ? "known" : "pinned", r->sent ? "installed" : "up to date", r->pin.spki_sha256,
+		      !r->transport_new ? "known"
+		      : !r->was[0]      ? "pinned"
+					: (r->rotate ? "rotated" : "replaced"),
+		      strcmp(r->pin.at, "file") == 0 ? "" : " in ", strcmp(r->pin.at, "file") == 0 ? "" : r->pin.at);
+	if (r->note[0])
+		(void)fprintf(out, "  %-16s note: %s\n", "", r->note);
 }
 
 static kt_code tell(const kt_ctx *c, const kt_enroll *e, kt_err *err)
 {
 	size_t failed = 0;
+	size_t n = 0;
 	kt_code first = KT_OK;
 	for (size_t i = 0; i < c->cluster.nodes_count; i++) {
+		if (e->node[i].skip)
+			continue;
+		n++;
 		if (e->node[i].error.code != KT_OK && failed++ == 0)
 			first = e->node[i].error.code;
 		if (c->cli->json)
@@ -110,7 +188,7 @@ static kt_code tell(const kt_ctx *c, const kt_enroll *e, kt_err *err)
 	if (failed == 0)
 		return KT_OK;
 	return kt_fail(err, first, "correct what is said above and run `keyturn enroll` again",
-		       "%zu of %zu nodes could not be enrolled", failed, c->cluster.nodes_count);
+		       "%zu of %zu nodes could not be enrolled", failed, n);
 }
 
 /* --- the HSM's wrapping key --------------------------------------------------------------------------------------- */
@@ -137,6 +215,9 @@ static kt_code enroll_nodes(kt_ctx *c, kt_enroll *e, kt_err *err)
 	KT_TRY(kt_enroll_pin(e, err));
 	KT_TRY(kt_enroll_install(e, err));
 	KT_TRY(kt_enroll_transport(e, err));
+	KT_TRY(ask_replaced(c, e, err));
+	KT_TRY(kt_enroll_pin_transport(e, err));
+	KT_TRY(kt_enroll_retire(e, err));
 	return tell(c, e, err);
 }
 
@@ -151,9 +232,10 @@ static kt_code enroll(kt_ctx *c, kt_err *err)
 	e.loop = &c->loop;
 	e.nodes = c->nodes;
 	e.cluster = &c->cluster;
-	e.replace_transport = kt_cli_has(c->cli, "replace-transport-keys");
 	KT_TRY(kt_enroll_new(&e, err));
-	kt_code rc = enroll_nodes(c, &e, err);
+	kt_code rc = choose_nodes(c, &e, err);
+	if (rc == KT_OK)
+		rc = enroll_nodes(c, &e, err);
 	kt_enroll_free(&e);
 	return rc;
 }

@@ -14,7 +14,10 @@ static const kt_cli_option init_options[] = {
 static const kt_cli_option enroll_options[] = {
 	{"accept-host-keys", 0, NULL, "pin the host keys that the nodes show now, without asking"},
 	{"create-escrow-key", 0, NULL, "make the HSM's escrow wrapping key when there is none"},
-	{"replace-transport-keys", 0, NULL, "pin the nodes' transport keys though others were pinned before"},
+	{"rotate-transport", 0, NULL,
+	 "change the transport keys: the new one is made, proved and pinned before the old one is destroyed"},
+	{"replace", 0, NULL, "take another transport key than the pinned one from the nodes named, whose own is lost"},
+	{"yes", 'y', NULL, "do not ask about keys that take the place of a pinned one"},
 	{"agent", 0, "FOLDER", "the folder with the agent's program; default: the one that was installed with keyturn"},
 	{NULL, 0, NULL, NULL},
 };
@@ -57,12 +60,21 @@ static const kt_cli_verb verbs[] = {
 	 "the\n"
 	 "token, then run `keyturn enroll`.",
 	 "3 10", init_options, kt_verb_init},
-	{"enroll", "", 0, "pin host keys, put the agent on the nodes, make their transport keys",
-	 "For every node: pins its ssh host key (asks, or --accept-host-keys), puts the agent's program there, makes "
+	{"enroll", "[NODE ...]", KT_CLI_ARGS, "pin host keys, put the agent on the nodes, make their transport keys",
+	 "For every node (or those named, as in web[01-03]): pins its ssh host key (asks, or --accept-host-keys), "
+	 "puts\n"
+	 "the agent's program there, makes the node's transport key, in a file or in the token that cluster.json "
+	 "names\n"
+	 "(transport_key), has the node prove that it opens what is wrapped for it, and pins its public half. Checks "
 	 "the\n"
-	 "node's transport key and pins its public half. Checks the HSM's escrow wrapping key, and makes it with\n"
-	 "--create-escrow-key. Enrolling again changes nothing that is right already; another host key or another\n"
-	 "transport key than the pinned one is refused.",
+	 "HSM's escrow wrapping key, and makes it with --create-escrow-key. Enrolling again changes nothing that is "
+	 "right\n"
+	 "already; another host key or another transport key than the pinned one is refused.\n"
+	 "A transport key is changed with --rotate-transport, also to another place: it is refused while a run holds "
+	 "the\n"
+	 "node, and what was broken off is brought to its end by enrolling again. A node that has lost its key is "
+	 "taken\n"
+	 "back with --replace NODE.",
 	 "3 4 7 8 10", enroll_options, kt_verb_enroll},
 	{"doctor", "", 0, "the preflight alone: every finding with its remedy",
 	 "Runs every preflight check of the playbook on every node and in the HSM, the rehearsal with a throw-away "

@@ -159,6 +159,27 @@ static kt_code add_playbook(const kt_planner *p, cJSON *plan, kt_err *err)
 	return kt_json_add_str(o, "sha256", p->in->playbook->sha256, err);
 }
 
+/* Where the node's transport key is, and which one is pinned ("": none): what is approved is wrapping to that one. */
+static kt_code add_transport_key(const kt_planner *p, size_t i, cJSON *node, kt_err *err)
+{
+	const kt_node *n = &p->in->cluster->nodes[i];
+	const kt_plan_pin *pin = p->in->pins ? &p->in->pins[i] : NULL;
+	kt_buf at = KT_BUF_INIT;
+	cJSON *o;
+	KT_TRY(add_object(node, "transport_key", &o, err));
+	kt_code rc = kt_node_transport_at(n, &at, err);
+	if (rc == KT_OK && pin && pin->at && strcmp(pin->at, kt_buf_cstr(&at)) != 0)
+		rc = kt_fail(
+			err, KT_E_REFUSED,
+			"`keyturn enroll --rotate-transport` makes a key in its new place; or correct cluster.json",
+			"%s: cluster.json has its transport key in %.200s, pinned is one in %.200s", n->name,
+			kt_buf_cstr(&at), pin->at);
+	if (rc == KT_OK)
+		rc = kt_json_add_str(o, "at", kt_buf_cstr(&at), err);
+	kt_buf_free(&at);
+	return rc == KT_OK ? kt_json_add_str(o, "spki_sha256", pin && pin->at ? pin->spki_sha256 : "", err) : rc;
+}
+
 static kt_code add_nodes(const kt_planner *p, cJSON *plan, kt_err *err)
 {
 	const kt_cluster *c = p->in->cluster;
@@ -175,6 +196,7 @@ static kt_code add_nodes(const kt_planner *p, cJSON *plan, kt_err *err)
 		KT_TRY(kt_json_add_str(o, "host", c->nodes[i].host, err));
 		KT_TRY(kt_json_add_int(o, "port", c->nodes[i].port, err));
 		KT_TRY(kt_json_add_str(o, "user", c->nodes[i].user ? c->nodes[i].user : "", err));
+		KT_TRY(add_transport_key(p, i, o, err));
 	}
 	return KT_OK;
 }

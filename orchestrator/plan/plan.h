@@ -18,11 +18,18 @@ typedef struct kt_located {
 	const char *kcv; /* hex; NULL: not known */
 } kt_located;
 
+/* A node's transport key as it was pinned at enrolment. */
+typedef struct kt_plan_pin {
+	const char *at; /* where the node has it: "file", or a pkcs11: URI without its query; NULL: not pinned */
+	const char *spki_sha256; /* hex SHA-256 of its SubjectPublicKeyInfo */
+} kt_plan_pin;
+
 typedef struct kt_plan_input {
 	const kt_cluster *cluster;
 	const kt_playbook *playbook;
 	const char *run;               /* run id: YYYYMMDDTHHMMSSZ- and 6 hex digits */
 	const kt_located *located;     /* one a node, in the order of cluster->nodes; NULL: none was asked */
+	const kt_plan_pin *pins;       /* one a node, in that order; NULL: none is pinned */
 	const char *const *custodians; /* SHA-256 (hex) of each custodian's public key, in the order of the cluster's;
 					  NULL: they were not read */
 } kt_plan_input;
@@ -31,7 +38,8 @@ typedef struct kt_plan_input {
  * Make the plan. *plan is the caller's (cJSON_Delete); `digest` is the SHA-256 of its canonical JSON in hex.
  * KT_E_INPUT: a variable is unknown, of the wrong type, or not declared by the playbook; the plan is larger than
  * KT_JSON_MAX. KT_E_REFUSED: the inputs fit no safe turn: the new key's place is the old one's, nodes keep their keys
- * in different kinds of keystores, or a node's own answer contradicts cluster.json. KT_E_INTERNAL.
+ * in different kinds of keystores, a node's own answer contradicts cluster.json, or its pinned transport key is
+ * elsewhere than cluster.json says. KT_E_INTERNAL.
  */
 KT_MUST_CHECK kt_code kt_plan_make(const kt_plan_input *in, cJSON **plan, char digest[KT_SHA256_HEX], kt_err *err);
 

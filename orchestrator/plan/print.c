@@ -542,6 +542,20 @@ static kt_code put_head(const cJSON *plan, kt_buf *out, kt_err *err)
 	return KT_OK;
 }
 
+/* A line a node: every key is another one. */
+static kt_code put_transport_keys(const cJSON *plan, kt_buf *out, kt_err *err)
+{
+	const cJSON *nodes = member(plan, "nodes");
+	KT_TRY(kt_buf_str(out, "\n== transport keys, by the SHA-256 of their public half\n", err));
+	for (const cJSON *n = nodes ? nodes->child : NULL; n; n = n->next) {
+		const cJSON *key = member(n, "transport_key");
+		const char *spki = text(key, "spki_sha256");
+		KT_TRY(kt_buf_printf(out, err, "%-16s %s  %s\n", text(n, "name"), spki[0] ? spki : "not pinned yet",
+				     text(key, "at")));
+	}
+	return KT_OK;
+}
+
 static const cJSON *find_step(const cJSON *plan, const char *verb)
 {
 	const cJSON *s = member(plan, "steps") ? member(plan, "steps")->child : NULL;
@@ -591,6 +605,7 @@ static kt_code put_warnings(const cJSON *plan, kt_buf *out, kt_err *err)
 kt_code kt_plan_print(const cJSON *plan, kt_buf *out, kt_err *err)
 {
 	KT_TRY(put_head(plan, out, err));
+	KT_TRY(put_transport_keys(plan, out, err));
 	KT_TRY(put_steps(plan, out, err));
 	return put_warnings(plan, out, err);
 }

@@ -8,12 +8,13 @@
 #include "base/codec.h"
 #include "base/file.h"
 #include "base/kcv.h"
+#include "orchestrator/turn/pins.h"
 #include "orchestrator/turn/probed.h"
 #include "pkcs11/owner.h"
 #include "pkcs11/uri.h"
 #include "wire/blob.h"
 
-enum { PATH_LEN = 4096, BLOB_FILE_MAX = 16 * 1024, PEM_MAX = 8 * 1024, AT_ONCE = 64 };
+enum { PATH_LEN = 4096, BLOB_FILE_MAX = 16 * 1024, AT_ONCE = 64 };
 
 struct kt_hsm {
 	kt_hsm_options opt;
@@ -25,7 +26,8 @@ struct kt_hsm {
 typedef struct call {
 	kt_hsm *hsm;
 	const char *run;
-	const char *node; /* NULL: none */
+	const char *node;        /* NULL: none */
+	const char *spki_sha256; /* as of kt_hsm_command */
 } call;
 
 /* --- what a probe found ------------------------------------------------------------------------------------------- */
@@ -264,23 +266,36 @@ static kt_code escrow_keep(const call *c, cJSON *result, kt_err *err)
 
 /* --- key.wrap, key.rehearse --------------------------------------------------------------------------------------- */
 
-/* The pinned public half of the node's transport key goes along. */
+/* What was agreed to is one key: another one, pinned since, is not wrapped to. */
+static kt_code same_key(const call *c, const kt_pin *pin, kt_err *err)
+{
+	if (!c->spki_sha256 || strcmp(c->spki_sha256, pin->spki_sha256) == 0)
+		return KT_OK;
+	return kt_fail(err, KT_E_REFUSED, "make a new plan: begin a new run once this one has ended",
+		       "%s: another transport key was pinned (%.16s...) than the plan names (%.16s...)", c->node,
+		       pin->spki_sha256, c->spki_sha256);
+}
+
+static kt_code add_pin(const call *c, const kt_pin *pin, cJSON *args, kt_err *err)
+{
+	KT_TRY(same_key(c, pin, err));
+	KT_TRY(kt_json_add_int(args, "accepts", pin->formats, err));
+	KT_TRY(kt_json_add_str(args, "spki_sha256", pin->spki_sha256, err));
+	return kt_json_add_str(args, "pem", pin->public_pem, err);
+}
+
+/* The pinned public half of the node's transport key goes along, and what the node opens. */
 static kt_code add_pinned(const call *c, cJSON *args, kt_err *err)
 {
-	char path[PATH_LEN];
-	kt_buf pem = {.max = PEM_MAX};
+	kt_pin pin;
+	bool found;
 	if (!c->node)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "a key is wrapped for a node");
-	KT_TRY(kt_name_check("node", c->node, err));
-	if (snprintf(path, sizeof path, "%s/nodes/%s.pem", c->hsm->opt.state, c->node) >= (int)sizeof path)
-		return kt_fail(err, KT_E_INPUT, "use a shorter path", "the path of the state folder is too long");
-	kt_code rc = kt_file_read(path, &pem, err);
-	if (rc != KT_OK)
-		rc = kt_fail(err, KT_E_REFUSED, "run `keyturn enroll`", "%s has no transport key pinned here (%s)",
-			     c->node, err ? err->msg : path);
-	else
-		rc = kt_json_add_str(args, "pem", kt_buf_cstr(&pem), err);
-	kt_buf_free(&pem);
+	KT_TRY(kt_pin_load(c->hsm->opt.state, c->node, &found, &pin, err));
+	kt_code rc = found ? add_pin(c, &pin, args, err)
+			   : kt_fail(err, KT_E_REFUSED, "run `keyturn enroll`", "%s has no transport key pinned here",
+				     c->node);
+	kt_pin_free(&pin);
 	return rc;
 }
 
@@ -342,7 +357,7 @@ static void act_part(kt_hsm *hsm, const char *run, kt_hsm_command *list, size_t 
 	cJSON *args[AT_ONCE];
 	size_t m = 0;
 	for (size_t i = 0; i < n; i++) {
-		const call c = {.hsm = hsm, .run = run, .node = list[i].node};
+		const call c = {.hsm = hsm, .run = run, .node = list[i].node, .spki_sha256 = list[i].spki_sha256};
 		list[i].error = KT_ERR_INIT;
 		kt_code rc = prepare(&c, list[i].verb, &args[i], &list[i].error);
 		if (rc == KT_OK) {

@@ -49,7 +49,8 @@ bool kt_hsm_knows(const char *verb);
 /* One command, and what came of it. */
 typedef struct kt_hsm_command {
 	const char *verb;
-	const char *node; /* NULL: none */
+	const char *node;        /* NULL: none */
+	const char *spki_sha256; /* the node's transport key must be this one; NULL: whichever is pinned */
 
 	kt_status status;
 	cJSON *result; /* an object, the caller's: cJSON_Delete; empty when it failed */

@@ -25,19 +25,24 @@ enum { ID_LEN = 16, NONCE_LEN = 16 };
 /* What a request is about, all borrowed from its arguments. */
 typedef struct call {
 	kt_token *token;
-	const char *cluster, *escrow_key, *run, *node, *pem;
+	const char *cluster, *escrow_key, *run, *node, *pem, *spki_sha256;
+	unsigned accepts; /* formats, as of kt_blob_address */
 	const cJSON *blob;
 	cJSON *result;
 } call;
 
 static kt_code read_call(const kt_owner_task *task, call *c, kt_err *err)
 {
+	int64_t accepts;
 	*c = (call){.token = task->token, .result = task->result};
 	KT_TRY(kt_json_str(task->args, "cluster", &c->cluster, err));
 	KT_TRY(kt_json_str(task->args, "escrow_key", &c->escrow_key, err));
 	KT_TRY(kt_json_opt_str(task->args, "run", "-", &c->run, err));
 	KT_TRY(kt_json_opt_str(task->args, "node", "", &c->node, err));
 	KT_TRY(kt_json_opt_str(task->args, "pem", "", &c->pem, err));
+	KT_TRY(kt_json_opt_str(task->args, "spki_sha256", "", &c->spki_sha256, err));
+	KT_TRY(kt_json_opt_int(task->args, "accepts", 0, 0, (1 << KT_BLOB_FORMATS) - 1, &accepts, err));
+	c->accepts = (unsigned)accepts;
 	c->blob = cJSON_GetObjectItemCaseSensitive(task->args, "blob");
 	return KT_OK;
 }
@@ -282,8 +287,11 @@ static kt_code wrap_to_node(const call *c, const kt_token_key *key, kt_blob_purp
 	kt_blob blob;
 	kt_token_node_key node;
 	KT_TRY(kt_token_import_node_key(c->token, c->pem, strlen(c->pem), &node, err));
-	const kt_blob_address address = {.purpose = purpose, .run = c->run, .node = c->node};
-	kt_code rc = kt_token_wrap_for_node(c->token, key, &node, &address, &blob, err);
+	const kt_blob_address address = {.purpose = purpose, .run = c->run, .node = c->node, .accepts = c->accepts};
+	kt_code rc = strcmp(node.spki_sha256, c->spki_sha256) == 0
+			     ? kt_token_wrap_for_node(c->token, key, &node, &address, &blob, err)
+			     : kt_fail(err, KT_E_REFUSED, "enroll the node again, comparing the fingerprint",
+				       "%s: the pinned public key is not the one whose digest is pinned", c->node);
 	kt_token_drop_node_key(c->token, &node);
 	return rc == KT_OK ? add_wrapped(c, key, &blob, err) : rc;
 }

@@ -11,6 +11,7 @@
 #include "orchestrator/playbook/playbook.h"
 #include "orchestrator/turn/drift.h"
 #include "orchestrator/turn/group.h"
+#include "orchestrator/turn/pins.h"
 #include "orchestrator/turn/release.h"
 #include "orchestrator/turn/takeover.h"
 
@@ -67,6 +68,7 @@ struct turn {
 	list hsm_waiting;
 	flight *hsm_working; /* what the worker has now */
 	uv_work_t hsm_work;
+	kt_plan_pins *pins; /* of the plan; the worker's */
 	uv_idle_t wake;
 	uv_timer_t due;
 	uv_signal_t signal[SIGNALS];
@@ -463,7 +465,10 @@ static void hsm_work(uv_work_t *w)
 	kt_hsm_command *command = calloc(n, sizeof *command);
 	size_t i = 0;
 	for (flight *f = t->hsm_working; command && f; f = f->next)
-		command[i++] = (kt_hsm_command){.verb = f->c.verb, .node = f->c.node};
+		command[i++] =
+			(kt_hsm_command){.verb = f->c.verb,
+					 .node = f->c.node,
+					 .spki_sha256 = f->c.node ? kt_plan_pins_find(t->pins, f->c.node) : NULL};
 	if (command)
 		kt_hsm_act(t->o.hsm, t->o.run, command, n);
 	i = 0;
@@ -738,6 +743,7 @@ static kt_code begin(turn *t, const cJSON *plan)
 	kt_buf body = KT_BUF_INIT;
 	kt_entry entry;
 	KT_TRY(kt_engine_new(plan, &t->engine, &t->err));
+	KT_TRY(kt_plan_pins_new(plan, &t->pins, &t->err));
 	kt_takeover takeover = takeover_of(t, NULL);
 	KT_TRY(kt_takeover_check(&takeover, &t->err));
 	kt_code rc = kt_entry_of_plan(plan, t->o.run, kt_clock_wall_ms(), &body, &entry, &t->err);
@@ -760,6 +766,7 @@ kt_code kt_turn_begin(const kt_turn_options *o, const cJSON *plan, kt_turn_end *
 		*err = t.err;
 	close_all(&t);
 	kt_engine_free(t.engine);
+	kt_plan_pins_free(t.pins);
 	return rc;
 }
 
@@ -805,7 +812,11 @@ kt_code kt_turn_resume(const kt_turn_options *o, kt_turn_end *end, kt_err *err)
 	kt_replay replay;
 	KT_TRY(kt_replay_run(o->journal, o->run, &replay, err));
 	t.engine = replay.engine;
-	kt_code rc = KT_OK;
+	kt_code rc = kt_plan_pins_new(replay.plan, &t.pins, err);
+	if (rc != KT_OK) {
+		kt_replay_free(&replay);
+		return rc;
+	}
 	if (is_over(&t)) {
 		tell_end(&t, end);
 		rc = release_again(&t, err);
@@ -817,6 +828,7 @@ kt_code kt_turn_resume(const kt_turn_options *o, kt_turn_end *end, kt_err *err)
 			*err = t.err;
 	}
 	close_all(&t);
+	kt_plan_pins_free(t.pins);
 	kt_replay_free(&replay);
 	return rc;
 }

@@ -19,6 +19,7 @@ enum { FIXTURE_NODES = 3, FIXTURE_TEXT = 8192 };
 typedef struct fixture {
 	const char *nodes, *roles, *vars, *hsm, *key, *run;
 	kt_located located[FIXTURE_NODES]; /* as many as there are nodes, at most */
+	kt_plan_pin pins[FIXTURE_NODES];   /* the same */
 	const char *playbook;              /* text of another playbook; NULL: the shipped one */
 } fixture;
 
@@ -57,7 +58,7 @@ static inline kt_code fixture_make(const fixture *f, cJSON **plan, char digest[K
 	kt_cluster c;
 	kt_playbook p;
 	fixture_load(f, &c, &p);
-	kt_plan_input in = {.cluster = &c, .playbook = &p, .run = f->run, .located = f->located};
+	kt_plan_input in = {.cluster = &c, .playbook = &p, .run = f->run, .located = f->located, .pins = f->pins};
 	kt_code rc = kt_plan_make(&in, plan, digest, err);
 	kt_playbook_free(&p);
 	kt_cluster_free(&c);

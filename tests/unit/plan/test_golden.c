@@ -59,7 +59,12 @@ static void check(const char *name, const fixture *f)
 static void file_to_file(void **state)
 {
 	(void)state;
-	const fixture f = FIXTURE;
+	fixture f = FIXTURE;
+	f.nodes = "[{'name':'web[01-02]','host':'${node}.example.com'},{'name':'web03','host':'${node}.example.com',"
+		  "'transport_key':'pkcs11:token=${node};object=keyturn?module-path=/m.so&pin-source=file:/etc/pin'}]";
+	f.pins[0] = (kt_plan_pin){"file", "1111111111111111111111111111111111111111111111111111111111111111"};
+	f.pins[2] = (kt_plan_pin){"pkcs11:token=web03;object=keyturn",
+				  "3333333333333333333333333333333333333333333333333333333333333333"};
 	check("file-to-file", &f);
 }
 

@@ -118,6 +118,25 @@ static void keys_in_the_wrong_place(void **state)
 	refused(&f, KT_E_INPUT, "$.key.to: web01: ${dri} is not known; did you mean ${dir}?");
 }
 
+/* What is approved names the transport keys: another one is another plan. */
+static void pinned_transport_keys_are_in_the_plan(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	char digest[3][KT_SHA256_HEX];
+	fixture f = FIXTURE;
+	for (size_t i = 0; i < 3; i++) {
+		cJSON *plan;
+		f.pins[1] = (kt_plan_pin){i ? "file" : NULL, i == 2 ? "bb" : "aa"};
+		assert_kt_ok(fixture_make(&f, &plan, digest[i], &err));
+		cJSON_Delete(plan);
+	}
+	assert_string_not_equal(digest[0], digest[1]);
+	assert_string_not_equal(digest[1], digest[2]);
+	f.pins[1].at = "pkcs11:token=t";
+	refused(&f, KT_E_REFUSED, "web02: cluster.json has its transport key in file, pinned is one in pkcs11:token=t");
+}
+
 static void nodes_that_do_not_agree(void **state)
 {
 	(void)state;
@@ -547,6 +566,7 @@ int main(void)
 		cmocka_unit_test(every_input_counts),
 		cmocka_unit_test(keys_in_the_wrong_place),
 		cmocka_unit_test(nodes_that_do_not_agree),
+		cmocka_unit_test(pinned_transport_keys_are_in_the_plan),
 		cmocka_unit_test(variables_that_do_not_fit),
 		cmocka_unit_test(run_ids),
 		cmocka_unit_test(a_plan_too_large_for_a_journal),
