@@ -138,12 +138,16 @@ static kt_code describe(const kt_token *t, const kt_token_key *wrapping, kt_blob
 	return rc;
 }
 
-/* The better of two formats that the token does. */
-static kt_code pick(const kt_token *t, kt_blob_format first, kt_blob_format second, kt_blob_format *out, kt_err *err)
+/* The better of two formats that the token does and the receiver opens (`accepts`, as in kt_blob_address). */
+static kt_code pick(const kt_token *t, unsigned accepts, kt_blob_format first, kt_blob_format second,
+		    kt_blob_format *out, kt_err *err)
 {
-	*out = t->by_format[first].name ? first : second;
-	if (t->by_format[*out].name)
-		return KT_OK;
+	const kt_blob_format both[] = {first, second};
+	for (int i = 0; i < 2; i++) {
+		*out = both[i];
+		if (t->by_format[*out].name && (!accepts || accepts & 1U << *out))
+			return KT_OK;
+	}
 	return kt_fail(err, KT_E_HSM,
 		       "use a token, or a firmware of it, that does; pkcs11-tool --list-mechanisms shows them",
 		       "%s: it does neither %s nor %s (tried with throw-away keys)", t->name,
@@ -166,7 +170,7 @@ kt_code kt_token_wrap_under(kt_token *t, const kt_token_key *key, const kt_token
 	if (address->purpose != KT_BLOB_ESCROW && address->purpose != KT_BLOB_KEK)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "a key is wrapped under another for escrow or as a KEK only");
 	KT_TRY(kt_p11_probe_aes(t, err));
-	KT_TRY(pick(t, KT_BLOB_RFC5649, KT_BLOB_RFC3394, &format, err));
+	KT_TRY(pick(t, address->accepts, KT_BLOB_RFC5649, KT_BLOB_RFC3394, &format, err));
 	KT_TRY(kt_p11_wrap(t, format, &t->by_format[format], wrapping->handle, key->handle, out, err));
 	return kt_p11_finish_blob(t, key, wrapping, out, err);
 }
@@ -183,7 +187,7 @@ kt_code kt_p11_may_unwrap(kt_token *t, const kt_blob *blob, const kt_token_key *
 			       "%s: the blob was wrapped under \"%s\" (check value %s), this is \"%s\" (%s)", t->name,
 			       blob->wrapping.label, blob->wrapping.kcv, wrapping->label, wrapping->kcv);
 	KT_TRY(kt_p11_probe_aes(t, err));
-	return pick(t, blob->format, blob->format, &format, err);
+	return pick(t, 0, blob->format, blob->format, &format, err);
 }
 
 kt_code kt_token_unwrap_under(kt_token *t, const kt_blob *blob, const kt_token_key *wrapping, kt_token_key *out,
