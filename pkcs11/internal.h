@@ -158,6 +158,8 @@ KT_MUST_CHECK kt_code kt_p11_may_unwrap(kt_token *t, const kt_blob *blob, const 
  */
 KT_MUST_CHECK kt_code kt_p11_probe_aes(kt_token *t, kt_err *err);
 KT_MUST_CHECK kt_code kt_p11_probe_oaep(kt_token *t, kt_err *err);
+/* The throw-away RSA pair that probes of this process wrap to; made once. NULL when libcrypto makes none. */
+EVP_PKEY *kt_p11_probe_pair(void);
 /* Is it a failure of C_UnwrapKey after which CKA_VALUE_LEN may be what was missing? */
 bool kt_p11_may_want_length(CK_RV rv);
 /* C_WrapKey of `key` alone; *n is the room in `out`, and then what was written. */

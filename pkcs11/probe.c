@@ -2,6 +2,7 @@
 /* What a token's mechanisms really do, found with throw-away session keys and checked against libcrypto. */
 #include <openssl/rsa.h>
 #include <openssl/x509.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -95,6 +96,7 @@ static void try_aes(kt_token *t, probe *p, const kt_p11_mechanism *m)
 	if (strcmp(kcv, p->blob.kcv) != 0 || takes_changed(t, p, m, format))
 		return;
 	t->by_format[format] = *m;
+	t->by_format[format].format = format; /* what it gives, not what its name promises */
 	kt_log(KT_LOG_DEBUG, "%s: %s does %s", t->name, m->name, kt_blob_format_name(format));
 }
 
@@ -146,17 +148,30 @@ static kt_code oaep_with(kt_token *t, EVP_PKEY *pair, probe *p, kt_err *err)
 	return KT_OK;
 }
 
+static EVP_PKEY *one_pair;
+
+static void make_pair(void)
+{
+	one_pair = EVP_RSA_gen(PROBE_RSA_BITS);
+}
+
+EVP_PKEY *kt_p11_probe_pair(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	(void)pthread_once(&once, make_pair);
+	return one_pair;
+}
+
 kt_code kt_p11_probe_oaep(kt_token *t, kt_err *err)
 {
 	probe p = {.value = KT_SECRET_INIT};
 	if (t->probed_oaep)
 		return KT_OK;
-	EVP_PKEY *pair = EVP_RSA_gen(PROBE_RSA_BITS);
+	EVP_PKEY *pair = kt_p11_probe_pair();
 	kt_code rc = pair ? oaep_with(t, pair, &p, err)
 			  : kt_fail(err, KT_E_INTERNAL, NULL, "libcrypto does not make an RSA key");
 	t->probed_oaep = rc == KT_OK;
 	kt_p11_discard(t, p.wrapping);
 	kt_p11_discard(t, p.target);
-	EVP_PKEY_free(pair);
 	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "trying out the token's RSA-OAEP");
 }

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Which mechanism gives which format, there and back against libcrypto; what becomes of changed blobs. */
-#include <openssl/rsa.h>
 #include <openssl/x509.h>
 #include <stdio.h>
 #include <string.h>
@@ -211,7 +210,7 @@ static void try_composed(kt_probe *p, EVP_PKEY *pair, const kt_token_node_key *n
 
 static void try_rsa_mechanisms(kt_probe *p)
 {
-	EVP_PKEY *pair = EVP_RSA_gen(2048);
+	EVP_PKEY *pair = kt_p11_probe_pair();
 	unsigned char *der = NULL;
 	kt_token_node_key node = {0};
 	kt_err err = KT_ERR_INIT;
@@ -234,7 +233,6 @@ static void try_rsa_mechanisms(kt_probe *p)
 			     seen);
 	}
 	OPENSSL_free(der);
-	EVP_PKEY_free(pair);
 }
 
 void kt_probe_mechanisms(kt_probe *p)

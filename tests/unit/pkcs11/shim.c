@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,6 +137,8 @@ static CK_RV login(CK_SESSION_HANDLE s, CK_USER_TYPE user, CK_UTF8CHAR *pin, CK_
 static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, void *app, CK_NOTIFY notify, CK_SESSION_HANDLE *out)
 {
 	ORDERED("C_OpenSession");
+	if (shim.session_limit && shim.sessions >= shim.session_limit)
+		return CKR_SESSION_COUNT;
 	CK_RV rv = real->C_OpenSession(slot, flags, app, notify, out);
 	shim.sessions += rv == CKR_OK;
 	return rv;
@@ -156,13 +159,37 @@ static bool has_false(const CK_ATTRIBUTE *a, CK_ULONG n, CK_ATTRIBUTE_TYPE type)
 	return false;
 }
 
+/* A copy of a template in which one CK_BBOOL is its opposite; at most 24 attributes. */
+enum { FLIPPED = 24 };
+static CK_ATTRIBUTE *flip(CK_ATTRIBUTE *a, CK_ULONG n, CK_ATTRIBUTE_TYPE type, CK_ATTRIBUTE copy[FLIPPED])
+{
+	static CK_BBOOL values[2] = {CK_FALSE, CK_TRUE};
+	if (!type || n > FLIPPED)
+		return a;
+	for (CK_ULONG i = 0; i < n; i++) {
+		copy[i] = a[i];
+		if (a[i].type == type)
+			copy[i].pValue = &values[*(CK_BBOOL *)a[i].pValue ? 0 : 1];
+	}
+	return copy;
+}
+
 static CK_RV generate_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_ATTRIBUTE *a, CK_ULONG n, CK_OBJECT_HANDLE *out)
 {
 	ORDERED("C_GenerateKey");
 	if (shim.no_readable && has_false(a, n, CKA_SENSITIVE))
 		return CKR_TEMPLATE_INCONSISTENT;
-	CK_RV rv = real->C_GenerateKey(s, m, a, n, out);
+	CK_ATTRIBUTE copy[FLIPPED];
+	CK_RV rv = real->C_GenerateKey(s, m, flip(a, n, shim.flip_at_generate, copy), n, out);
 	shim.objects += rv == CKR_OK;
+	return rv;
+}
+
+static CK_RV generate_pair(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_ATTRIBUTE *a, CK_ULONG n, CK_ATTRIBUTE *b,
+			   CK_ULONG k, CK_OBJECT_HANDLE *pub, CK_OBJECT_HANDLE *priv)
+{
+	CK_RV rv = real->C_GenerateKeyPair(s, m, a, n, b, k, pub, priv);
+	shim.objects += rv == CKR_OK ? 2 : 0;
 	return rv;
 }
 
@@ -193,6 +220,11 @@ static CK_RV get_attributes(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_ATTRIBUT
 {
 	CK_RV rv = real->C_GetAttributeValue(s, o, a, n);
 	for (CK_ULONG i = 0; i < n; i++) {
+		if (shim.shows_sensitive && a[i].type == CKA_VALUE && rv == CKR_ATTRIBUTE_SENSITIVE && a[i].pValue) {
+			memset(a[i].pValue, 0, 32);
+			a[i].ulValueLen = 32;
+			rv = CKR_OK;
+		}
 		if (shim.lie_about && a[i].type == shim.lie_about && a[i].ulValueLen == sizeof(CK_BBOOL))
 			*(CK_BBOOL *)a[i].pValue = !*(CK_BBOOL *)a[i].pValue;
 		if (shim.hide_attributes && a[i].type == CKA_DECRYPT) {
@@ -274,11 +306,28 @@ static CK_RV wrap_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w, 
 	if (shim.oaep_is_sha1 && m->mechanism == CKM_RSA_PKCS_OAEP)
 		used.pParameter = &sha1;
 	CK_RV rv = real->C_WrapKey(s, &used, w, k, out, n);
+	if (rv == CKR_KEY_UNEXTRACTABLE && shim.wraps_all) {
+		memset(out, 0x5A, 40);
+		*n = 40;
+		rv = CKR_OK;
+	}
 	if (rv == CKR_OK && shim.pad_is_long && m->mechanism == CKM_AES_KEY_WRAP_PAD) {
 		memset(out + *n, 0xA5, 8);
 		*n += 8;
 	}
 	return rv;
+}
+
+static CK_RV another_key(CK_SESSION_HANDLE s, CK_ATTRIBUTE *a, CK_ULONG n, CK_OBJECT_HANDLE *out)
+{
+	CK_MECHANISM generate = {CKM_AES_KEY_GEN, NULL, 0};
+	CK_ATTRIBUTE with[FLIPPED + 1];
+	CK_ULONG bytes = 32;
+	if (n > FLIPPED)
+		return CKR_GENERAL_ERROR;
+	memcpy(with, a, n * sizeof *a);
+	with[n] = (CK_ATTRIBUTE){CKA_VALUE_LEN, &bytes, sizeof bytes};
+	return real->C_GenerateKey(s, &generate, with, n + 1, out);
 }
 
 static CK_RV unwrap_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w, CK_BYTE *in, CK_ULONG len,
@@ -293,9 +342,13 @@ static CK_RV unwrap_key(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE w
 		return CKR_TEMPLATE_INCOMPLETE;
 	if (shim.pad_is_rfc3394 && m->mechanism == CKM_AES_KEY_WRAP_PAD)
 		used.mechanism = CKM_AES_KEY_WRAP;
+	CK_ATTRIBUTE copy[FLIPPED];
+	a = flip(a, n, shim.flip_at_unwrap, copy);
 	CK_RV rv = shim.rsa_aes && m->mechanism == CKM_RSA_AES_KEY_WRAP
 			   ? rsa_aes_unwrap(s, m, w, in, len, a, n, out)
 			   : real->C_UnwrapKey(s, &used, w, in, len, a, shim.unwrap_wants_len ? last : n, out);
+	if (rv == CKR_GENERAL_ERROR && shim.takes_changed)
+		rv = another_key(s, a, n, out);
 	shim.objects += rv == CKR_OK;
 	return rv;
 }
@@ -308,8 +361,16 @@ static CK_RV sign_init(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE k)
 
 static CK_RV sign(CK_SESSION_HANDLE s, CK_BYTE *in, CK_ULONG n, CK_BYTE *out, CK_ULONG *len)
 {
+	static _Atomic unsigned long first;
+	unsigned long nobody = 0, self = (unsigned long)pthread_self(), answers = 0;
+	static _Atomic unsigned long wrong;
 	ORDERED("C_Sign");
-	return real->C_Sign(s, in, n, out, len);
+	CK_RV rv = real->C_Sign(s, in, n, out, len);
+	if (!atomic_compare_exchange_strong(&first, &nobody, self) && nobody != self && shim.mixes_threads)
+		answers = atomic_fetch_add(&wrong, 1) + 1;
+	if (rv == CKR_OK && answers)
+		out[0] ^= (CK_BYTE)answers;
+	return rv;
 }
 
 static CK_RV find_init(CK_SESSION_HANDLE s, CK_ATTRIBUTE *a, CK_ULONG n)
@@ -346,6 +407,7 @@ __attribute__((visibility("default"))) CK_RV C_GetFunctionList(CK_FUNCTION_LIST 
 	ours.C_OpenSession = open_session;
 	ours.C_CloseSession = close_session;
 	ours.C_GenerateKey = generate_key;
+	ours.C_GenerateKeyPair = generate_pair;
 	ours.C_CreateObject = create_object;
 	ours.C_DestroyObject = destroy_object;
 	ours.C_FindObjects = find_objects;

@@ -41,8 +41,14 @@ typedef struct shim_control {
 	CK_RV token_info_rv;         /* C_GetTokenInfo fails with this */
 	CK_RV create_rv;             /* C_CreateObject fails with this */
 	CK_RV unwrap_rv;             /* C_UnwrapKey fails with this */
-	long objects;                /* generated, created and unwrapped, less destroyed */
-	long sessions;               /* opened, less closed */
+	bool shows_sensitive;        /* C_GetAttributeValue gives a CKA_VALUE of zeros where there is none to be had */
+	bool wraps_all;              /* C_WrapKey gives 40 bytes for a key that may not be wrapped */
+	bool takes_changed;          /* C_UnwrapKey makes some other key out of what does not open */
+	bool mixes_threads;          /* C_Sign answers wrongly in every thread but the first one that asked */
+	CK_ATTRIBUTE_TYPE flip_at_generate, flip_at_unwrap; /* this CK_BBOOL of the template becomes its opposite */
+	long session_limit;                                 /* C_OpenSession beyond it: CKR_SESSION_COUNT; 0: none */
+	long objects;                                       /* generated, created and unwrapped, less destroyed */
+	long sessions;                                      /* opened, less closed */
 } shim_control;
 
 /* The control block of the shim at `path`, all zero: ordinary behaviour. */
