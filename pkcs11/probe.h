@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a token really does: tried with throw-away session keys, checked with libcrypto, told in plain words. Flags and
- * attribute read-back are not believed. Nothing stays on the token, whatever happens: every object is a session object.
+ * attribute read-back are not believed. Nothing stays on the token, whatever happens: every object is a session object
+ * (but for kt_probe_options.on_token).
  */
 #ifndef KT_PKCS11_PROBE_H
 #define KT_PKCS11_PROBE_H
@@ -38,13 +39,19 @@ typedef struct kt_probe_report {
 	kt_probe_row row[KT_PROBE_ROWS];
 } kt_probe_report;
 
+/* How the token is tried as a node's: with the RSA pair of this name; NULL: with a throw-away one. Where the token
+ * makes none that does not stay, `on_token` allows one on the token, "keyturn-probe", which is destroyed afterwards. */
+typedef struct kt_probe_options {
+	const kt_token_key_name *node_key;
+	bool on_token;
+} kt_probe_options;
+
 /*
- * Try everything on an open token, about a second in software. As a node's token it is tried with the RSA pair of this
- * name, or with a throw-away one when `node_key` is NULL (not every token makes one that does not stay). KT_E_HSM when
+ * Try everything on an open token, about a second in software. KT_E_HSM when
  * there is no more sense in going on (the token is gone), KT_E_KEY when there is no such pair; what a token cannot do
  * is a row.
  */
-KT_MUST_CHECK kt_code kt_token_probe(kt_token *t, const kt_token_key_name *node_key, kt_probe_report *out, kt_err *err);
+KT_MUST_CHECK kt_code kt_token_probe(kt_token *t, const kt_probe_options *options, kt_probe_report *out, kt_err *err);
 
 /* "ok", "not tried", "warning", "unfit". */
 const char *kt_probe_mark_name(kt_probe_mark mark);

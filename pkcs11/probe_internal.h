@@ -86,8 +86,7 @@ extern const kt_probe_question kt_probe_wrapping[];
 extern const kt_probe_question kt_probe_policy[];
 extern const kt_probe_question kt_probe_lengths[];
 extern const kt_probe_question kt_probe_sessions[];
-/* As a node's token: an RSA key pair of it opens what libcrypto wrapped to it; that of this name, or a throw-away one
- * when it is NULL. */
-KT_MUST_CHECK kt_code kt_probe_node(kt_probe *p, const kt_token_key_name *name, kt_err *err);
+/* As a node's token: an RSA key pair of it opens what libcrypto wrapped to it. */
+KT_MUST_CHECK kt_code kt_probe_node(kt_probe *p, const kt_probe_options *options, kt_err *err);
 
 #endif

@@ -22,19 +22,26 @@ static void add(kt_probe *p, const char *id, const char *what, const char *expec
 
 /* --- The pair ----------------------------------------------------------------------------------------------------- */
 
-/* A throw-away pair; false with a row that says why there is none. */
-static bool throw_away(kt_probe *p, kt_token_transport *out)
+/* A throw-away pair, on the token where that is allowed and needed; false with a row that says why there is none. */
+static bool throw_away(kt_probe *p, bool *on_token, kt_token_transport *out)
 {
-	static const kt_p11_pair kind = {.what = "throw-away key", .on_token = false};
+	static const kt_p11_pair of_session = {.what = "throw-away key", .on_token = false};
+	static const kt_p11_pair of_token = {.what = "throw-away key", .on_token = true};
 	static const kt_token_key_name name = {.label = "keyturn-probe"};
 	char seen[KT_PROBE_SEEN];
 	kt_err err = KT_ERR_INIT;
-	if (kt_p11_pair_make(p->t, &kind, &name, KT_TRANSPORT_KEY_MIN_BITS, out, &err) == KT_OK)
+	bool allowed = *on_token;
+	*on_token = false;
+	if (kt_p11_pair_make(p->t, &of_session, &name, KT_TRANSPORT_KEY_MIN_BITS, out, &err) == KT_OK)
+		return true;
+	*on_token = allowed;
+	if (allowed && kt_p11_pair_make(p->t, &of_token, &name, KT_TRANSPORT_KEY_MIN_BITS, out, &err) == KT_OK)
 		return true;
 	const char *call = strstr(err.msg, "C_");
 	(void)snprintf(seen, sizeof seen, "not tried: it makes no RSA pair that does not stay (%.110s)",
 		       call ? call : err.msg);
-	add(p, "node.opens", opens, "RSA-OAEP", KT_PROBE_NOT_TRIED, "", seen);
+	add(p, "node.opens", opens, "RSA-OAEP", KT_PROBE_NOT_TRIED,
+	    "it can be tried with a key that is there (object= in the URI), or with --key-on-token", seen);
 	return false;
 }
 
@@ -112,6 +119,7 @@ static void add_format(kt_probe *p, const opened *o)
 
 /* --- What it refuses ---------------------------------------------------------------------------------------------- */
 
+/* And whether the session still opens anything afterwards. */
 static void add_changed(kt_probe *p, const kt_token_transport *pair, const opened *o)
 {
 	char seen[KT_PROBE_SEEN], ignored[80];
@@ -124,6 +132,10 @@ static void add_changed(kt_probe *p, const kt_token_transport *pair, const opene
 	(void)snprintf(seen, sizeof seen, "%d of %d refused", all - taken, all);
 	add(p, "node.corrupt", "a blob that was changed", "refused", taken ? KT_PROBE_UNFIT : KT_PROBE_OK,
 	    taken ? "it opens changed blobs" : "", seen);
+	bool on = open_by(p, pair, o->decrypt, &o->blob, NULL, ignored);
+	add(p, "node.goes-on", "opening the next one after a refusal", "opened", on ? KT_PROBE_OK : KT_PROBE_WARNING,
+	    on ? "" : "once it has refused a blob, its session opens nothing more; keyturn takes a new one",
+	    on ? "opened" : ignored);
 }
 
 /* Unwrapping with the attributes of a cluster key, which are read back. */
@@ -147,41 +159,44 @@ static void add_attributes(kt_probe *p, const kt_token_transport *pair, const op
 			: err.msg);
 }
 
-static void add_summary(kt_probe *p, const kt_token_transport *pair, const opened *sha256, const opened *sha1)
+/* spare: the pair must be destroyed afterwards, which tpm2-pkcs11 1.9 does not do once it has refused a blob. */
+static void add_summary(kt_probe *p, const kt_token_transport *pair, bool spare, const opened *sha256,
+			const opened *sha1)
 {
 	bool best = sha256->decrypt || sha256->unwrap, some = best || sha1->decrypt || sha1->unwrap;
 	const opened *o = best ? sha256 : sha1;
 	add(p, "node.opens", opens, "RSA-OAEP", some ? KT_PROBE_OK : KT_PROBE_UNFIT,
 	    some ? "" : "it does not open RSA-OAEP, so no key can be wrapped for it",
 	    some ? kt_blob_format_name(o->blob.format) : "no");
-	if (some)
+	if (some && !spare)
 		add_changed(p, pair, o);
 	if (o->unwrap)
 		add_attributes(p, pair, o);
 }
 
-static void ask_pair(kt_probe *p, const kt_token_transport *pair, EVP_PKEY *pub)
+static void ask_pair(kt_probe *p, const kt_token_transport *pair, bool spare, EVP_PKEY *pub)
 {
 	const opened sha256 = try_format(p, pair, pub, KT_BLOB_RSA_OAEP_SHA256);
 	const opened sha1 = try_format(p, pair, pub, KT_BLOB_RSA_OAEP_SHA1);
 	add_format(p, &sha256);
 	add_format(p, &sha1);
-	add_summary(p, pair, &sha256, &sha1);
+	add_summary(p, pair, spare, &sha256, &sha1);
 }
 
-kt_code kt_probe_node(kt_probe *p, const kt_token_key_name *name, kt_err *err)
+kt_code kt_probe_node(kt_probe *p, const kt_probe_options *options, kt_err *err)
 {
 	kt_token_transport pair = {0};
-	if (name)
-		KT_TRY(named(p, name, &pair, err));
-	else if (!throw_away(p, &pair))
+	bool on_token = options->on_token && !options->node_key;
+	if (options->node_key)
+		KT_TRY(named(p, options->node_key, &pair, err));
+	else if (!throw_away(p, &on_token, &pair))
 		return KT_OK;
 	const unsigned char *der = pair.spki;
 	EVP_PKEY *pub = d2i_PUBKEY(NULL, &der, (long)pair.spki_len);
 	if (pub)
-		ask_pair(p, &pair, pub);
+		ask_pair(p, &pair, on_token, pub);
 	EVP_PKEY_free(pub);
-	if (!name)
-		KT_IGNORE(kt_token_transport_destroy(p->t, &pair, NULL));
+	if (!options->node_key)
+		KT_TRY(kt_token_transport_destroy(p->t, &pair, err));
 	return pub ? KT_OK : kt_fail(err, KT_E_INTERNAL, NULL, "a public key cannot be read again");
 }

@@ -81,13 +81,13 @@ static void as_coordinator(kt_probe *p)
 	kt_probe_ask(p, kt_probe_sessions);
 }
 
-kt_code kt_token_probe(kt_token *t, const kt_token_key_name *node_key, kt_probe_report *out, kt_err *err)
+kt_code kt_token_probe(kt_token *t, const kt_probe_options *options, kt_probe_report *out, kt_err *err)
 {
 	kt_probe p = {.t = t, .report = out};
 	*out = (kt_probe_report){.token = t->info};
 	KT_TRY(kt_token_check(t, err));
 	as_coordinator(&p);
-	kt_code rc = kt_probe_node(&p, node_key, err);
+	kt_code rc = kt_probe_node(&p, options, err);
 	kt_probe_destroy_all(&p);
 	OPENSSL_cleanse(p.kek_value, sizeof p.kek_value);
 	OPENSSL_cleanse(p.target_value, sizeof p.target_value);

@@ -149,7 +149,7 @@ static kt_code verdict(const cJSON *report, kt_err *err)
 static kt_code probe(const kt_cli *cli, const char *uri, int64_t call_ms, const char *state, kt_err *err)
 {
 	cJSON *report;
-	KT_TRY(kt_hsm_probe(uri, call_ms, &report, err));
+	KT_TRY(kt_hsm_probe(uri, call_ms, kt_cli_has(cli, "key-on-token"), &report, err));
 	kt_code rc = state ? kt_probed_keep(state, report, err) : KT_OK;
 	if (rc == KT_OK && cli->json)
 		rc = kt_cli_print_json(cli, cJSON_Duplicate(report, 1), err);

@@ -46,6 +46,9 @@ static const kt_cli_option rollback_options[] = {
 
 static const kt_cli_option hsm_probe_options[] = {
 	{"state", 0, "FOLDER", "keep what was found there, when the token is given by URI"},
+	{"key-on-token", 0, NULL,
+	 "where the token makes no RSA pair for a session alone (a TPM), make one on it, named keyturn-probe, and "
+	 "destroy it afterwards"},
 	{NULL, 0, NULL, NULL},
 };
 

@@ -46,11 +46,12 @@ static kt_code check_probed(kt_hsm *hsm, kt_err *err)
 }
 
 /* args of hsm.probe: the key that the URI names. */
-static kt_code probe_args(const char *uri, cJSON *args, kt_err *err)
+static kt_code probe_args(const char *uri, bool on_token, cJSON *args, kt_err *err)
 {
 	kt_uri parsed;
 	kt_buf hex = KT_BUF_INIT;
 	KT_TRY(kt_uri_parse(uri, &parsed, err));
+	KT_TRY(kt_json_add_bool(args, "on_token", on_token, err));
 	if (parsed.object[0])
 		KT_TRY(kt_json_add_str(args, "label", parsed.object, err));
 	kt_code rc = kt_hex_encode(parsed.id, parsed.id_len, &hex, err);
@@ -60,12 +61,12 @@ static kt_code probe_args(const char *uri, cJSON *args, kt_err *err)
 	return rc;
 }
 
-static kt_code probe(kt_owner *owner, const char *uri, cJSON **report, kt_err *err)
+static kt_code probe(kt_owner *owner, const char *uri, bool on_token, cJSON **report, kt_err *err)
 {
 	cJSON *args = cJSON_CreateObject();
 	kt_owner_request r = {.verb = "hsm.probe", .args = args, .again = true};
 	*report = NULL;
-	kt_code rc = args ? probe_args(uri, args, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	kt_code rc = args ? probe_args(uri, on_token, args, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	if (rc == KT_OK)
 		rc = kt_owner_call(owner, &r, err);
 	cJSON_Delete(args);
@@ -80,13 +81,13 @@ static kt_code probe(kt_owner *owner, const char *uri, cJSON **report, kt_err *e
 	return rc;
 }
 
-kt_code kt_hsm_probe(const char *uri, int64_t call_ms, cJSON **report, kt_err *err)
+kt_code kt_hsm_probe(const char *uri, int64_t call_ms, bool on_token, cJSON **report, kt_err *err)
 {
 	const kt_owner_options o = {.subcommand = KT_HSM_SUBCOMMAND, .uri = uri, .call_ms = call_ms};
 	kt_owner *owner;
 	*report = NULL;
 	KT_TRY(kt_owner_start(&o, &owner, err));
-	kt_code rc = probe(owner, uri, report, err);
+	kt_code rc = probe(owner, uri, on_token, report, err);
 	kt_owner_end(owner);
 	return rc;
 }
@@ -98,7 +99,7 @@ static kt_code probe_once(const call *c, cJSON *result, kt_err *err)
 	cJSON *report;
 	bool now = !c->hsm->probed;
 	if (now) {
-		KT_TRY(probe(c->hsm->owner, c->hsm->opt.uri, &report, err));
+		KT_TRY(probe(c->hsm->owner, c->hsm->opt.uri, false, &report, err));
 		kt_code rc = kt_probed_keep(c->hsm->opt.state, report, err);
 		cJSON_Delete(report);
 		KT_TRY(rc);

@@ -32,8 +32,8 @@ KT_MUST_CHECK kt_code kt_hsm_open(const kt_hsm_options *options, kt_hsm **out, k
 void kt_hsm_close(kt_hsm *hsm);
 
 /* What the token of the URI really does (docs/FORMATS.md, section 13), tried in an owner of its own; a key that the URI
- * names is a node's. *report is the caller's: cJSON_Delete. */
-KT_MUST_CHECK kt_code kt_hsm_probe(const char *uri, int64_t call_ms, cJSON **report, kt_err *err);
+ * names is a node's. on_token: as in kt_probe_options. *report is the caller's: cJSON_Delete. */
+KT_MUST_CHECK kt_code kt_hsm_probe(const char *uri, int64_t call_ms, bool on_token, cJSON **report, kt_err *err);
 
 /* The token's owner: a program calls this under KT_HSM_SUBCOMMAND, with the words after it. */
 KT_MUST_CHECK kt_code kt_hsm_serve(int argc, char **argv, kt_err *err);

@@ -158,20 +158,23 @@ static kt_code act_check(const call *c, kt_err *err)
 
 /* --- hsm.probe ---------------------------------------------------------------------------------------------------- */
 
-/* Not of a run. args: `label` and `id` (hex) of a node's transport key, both may be absent. */
+/* Not of a run. args: `label` and `id` (hex) of a node's transport key, both may be absent; `on_token`. */
 static kt_code verb_probe(const kt_owner_task *task, kt_err *err)
 {
 	static kt_probe_report report;
+	kt_probe_options options = {0};
 	const char *label, *hex;
 	char date[KT_TIME_TEXT];
 	kt_buf id = {.max = KT_URI_ID};
 	cJSON *json;
 	KT_TRY(kt_json_opt_str(task->args, "label", NULL, &label, err));
 	KT_TRY(kt_json_opt_str(task->args, "id", "", &hex, err));
+	KT_TRY(kt_json_opt_bool(task->args, "on_token", false, &options.on_token, err));
 	kt_code rc = kt_hex_decode(hex, strlen(hex), &id, err);
 	const kt_token_key_name name = {.label = label, .id = id.data, .id_len = id.len};
+	options.node_key = label || id.len ? &name : NULL;
 	if (rc == KT_OK)
-		rc = kt_token_probe(task->token, label || id.len ? &name : NULL, &report, err);
+		rc = kt_token_probe(task->token, &options, &report, err);
 	kt_buf_free(&id);
 	KT_TRY(rc);
 	kt_clock_format(kt_clock_wall_ms(), date);

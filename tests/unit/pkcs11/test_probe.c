@@ -33,7 +33,7 @@ static void probe(void)
 {
 	kt_err err = KT_ERR_INIT;
 	const long before = shim->objects;
-	assert_kt_ok(kt_token_probe(t, NULL, &report, &err));
+	assert_kt_ok(kt_token_probe(t, &(kt_probe_options){.node_key = NULL}, &report, &err));
 	assert_int_equal(shim->objects, before); /* nothing is left, not even in the session */
 	assert_int_equal(shim->sessions, 1);
 }
@@ -211,7 +211,7 @@ static void a_token_that_goes_away_is_no_report(void **state)
 	kt_err err = KT_ERR_INIT;
 	const long before = shim->objects;
 	shim->token_info_rv = CKR_DEVICE_REMOVED;
-	assert_kt_fails(KT_E_HSM, kt_token_probe(t, NULL, &report, &err));
+	assert_kt_fails(KT_E_HSM, kt_token_probe(t, &(kt_probe_options){.node_key = NULL}, &report, &err));
 	assert_int_equal(shim->objects, before);
 }
 
