@@ -455,9 +455,21 @@ static bool have_owner(asking *a)
 	return false;
 }
 
+/* An owner that has died since the last request is no failure of this one. */
+static void notice_death(kt_owner *o)
+{
+	kt_err err = KT_ERR_INIT;
+	struct pollfd p = {.fd = o->child.sock, .events = POLLIN};
+	if (!o->child.pid || poll(&p, 1, 0) <= 0)
+		return;
+	KT_IGNORE(died(o, &err)); /* nothing was asked: it has nothing to say but its end */
+	kt_log(KT_LOG_WARN, "%s", err.msg);
+}
+
 void kt_owner_ask(kt_owner *o, kt_owner_request *list, size_t n)
 {
 	asking a = {.o = o, .list = list, .n = n, .window = 2 * (size_t)o->opt.sessions, .lost = KT_ERR_INIT};
+	notice_death(o);
 	for (;;) {
 		cJSON *reply;
 		kt_secret secret;

@@ -95,7 +95,8 @@ def test_a_turn_goes_on_over_whatever_the_module_does(lab):
     assert lab.orders.open() == []
     said(result, "C_WrapKey was under way for 1.", "crashed in C_Sign", "a new session was opened", "the work goes on")
     owners = 1 + result.err.count("module and login are new")
-    assert owners >= 4 and len(lab.orders.logins()) == len(set(lab.orders.logins())) == owners, "one C_Login for each owner"
+    assert owners >= 4 and len(set(lab.orders.logins())) == owners
+    assert len(lab.orders.logins()) <= owners + result.err.count("a new session was opened")
 
 
 def test_a_module_that_always_hangs(lab):

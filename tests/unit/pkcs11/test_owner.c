@@ -18,7 +18,7 @@
 #include "pkcs11/owner.h"
 #include "tests/unit/pkcs11/softhsm.h"
 
-enum { CALL_MS = 400, MANY = 40 };
+enum { CALL_MS = 1000, MANY = 40 };
 
 static char folder[600]; /* KT_SHIM */
 
@@ -256,7 +256,7 @@ static void what_may_not_be_asked_again_is_not(void **state)
 	assert_true(ask_kcv(o, false, NULL, &err) != 0); /* the next one has a new owner */
 	order("C_Sign", "hang");
 	assert_int_equal(ask_kcv(o, false, NULL, &err), 0);
-	assert_non_null(strstr(err.msg, "C_Sign was under way for 0.4 s"));
+	assert_non_null(strstr(err.msg, "C_Sign was under way for 1."));
 	assert_non_null(strstr(err.remedy, "hsm.call_timeout_s"));
 	kt_owner_end(o);
 }
@@ -271,6 +271,19 @@ static void what_always_fails_is_given_up(void **state)
 	assert_non_null(strstr(err.msg, "crashed in C_Sign"));
 	order("C_Sign", NULL);
 	assert_true(ask_kcv(o, true, NULL, &err) != 0);
+	kt_owner_end(o);
+}
+
+static void who_was_killed_between_requests_is_replaced(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_owner *o = begin(softhsm_shim_uri(), 1);
+	int64_t first = ask_kcv(o, true, NULL, &err);
+	assert_int_equal(kill((pid_t)first, SIGKILL), 0);
+	(void)nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+	int64_t second = ask_kcv(o, false, NULL, &err); /* it was never given to the dead one */
+	assert_true(second != 0 && second != first);
 	kt_owner_end(o);
 }
 
@@ -429,6 +442,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_device_that_is_gone_means_a_new_module),
 		cmocka_unit_test(what_may_not_be_asked_again_is_not),
 		cmocka_unit_test(what_always_fails_is_given_up),
+		cmocka_unit_test(who_was_killed_between_requests_is_replaced),
 		cmocka_unit_test(a_crash_among_many_costs_nothing),
 		cmocka_unit_test(a_refused_pin_is_not_tried_again),
 		cmocka_unit_test(nobody_knows_what_became_of_the_pin),
