@@ -98,6 +98,17 @@ static kt_code read_attributes(kt_token *t, CK_OBJECT_HANDLE key, CK_ATTRIBUTE *
 	return kt_p11_fail(t->name, "C_GetAttributeValue", rv, err);
 }
 
+/* A key must not be wrapped under one that is easier to guess (SP 800-57 Part 1, 5.6.1.2). */
+static kt_code strong_enough(const kt_token *t, const kt_p11_policy *p, CK_ULONG bytes, kt_err *err)
+{
+	if (!p->wrap || bytes >= KEY_LEN)
+		return KT_OK;
+	return kt_fail(err, KT_E_REFUSED,
+		       "use a wrapping key of 256 bits; `keyturn enroll --create-escrow-key` makes one",
+		       "%s: this %s has %lu bits, and would be weaker than the keys of 256 bits that it wraps", t->name,
+		       p->what, 8 * bytes);
+}
+
 kt_code kt_p11_policy_check(kt_token *t, CK_OBJECT_HANDLE key, const kt_p11_policy *p, kt_err *err)
 {
 	const expectation flags[FLAGS] = {
@@ -131,9 +142,34 @@ kt_code kt_p11_policy_check(kt_token *t, CK_OBJECT_HANDLE key, const kt_p11_poli
 	 * Wrapping keys on the token are never unwrapped. */
 	if (number[NUMBERS - 1] == 0 && !(p->wrap && p->on_token))
 		number[NUMBERS - 1] = KEY_LEN;
+	if (a[FLAGS + NUMBERS - 1].ulValueLen == sizeof number[0])
+		KT_TRY(strong_enough(t, p, number[NUMBERS - 1], err));
 	for (size_t i = 0; i < NUMBERS; i++)
 		KT_TRY(compare(t, &a[FLAGS + i], &numbers[i], number[i], p->what, err));
 	return KT_OK;
+}
+
+/* Was the key ever otherwise? False where the token does not tell. */
+static bool was_ever(kt_token *t, CK_OBJECT_HANDLE key, CK_ATTRIBUTE_TYPE type)
+{
+	CK_BBOOL value = CK_TRUE;
+	CK_ATTRIBUTE a = {type, &value, sizeof value};
+	CK_RV rv = P11_RV(t->f, C_GetAttributeValue, t->session, key, &a, 1);
+	return rv == CKR_OK && a.ulValueLen == sizeof value && value == CK_FALSE;
+}
+
+/* A key that was made just now was never readable, nor extractable, unless it was made so. */
+static kt_code check_history(kt_token *t, CK_OBJECT_HANDLE key, const kt_p11_policy *p, kt_err *err)
+{
+	const char *name = NULL;
+	if (p->sensitive && was_ever(t, key, CKA_ALWAYS_SENSITIVE))
+		name = "CKA_ALWAYS_SENSITIVE";
+	else if (!p->extractable && was_ever(t, key, CKA_NEVER_EXTRACTABLE))
+		name = "CKA_NEVER_EXTRACTABLE";
+	if (!name)
+		return KT_OK;
+	return kt_fail(err, KT_E_REFUSED, "use another token", "%s: it says %s 0 of a %s that it has just made",
+		       t->name, name, p->what);
 }
 
 kt_code kt_p11_read_value(kt_token *t, CK_OBJECT_HANDLE key, kt_secret *out, kt_err *err)
@@ -236,6 +272,9 @@ static kt_code find_checked(kt_token *t, const kt_p11_policy *policy, const kt_t
 	*out = (kt_token_key){0};
 	KT_TRY(find_one(t, policy->what, name, &h, err));
 	KT_TRY(kt_p11_policy_check(t, h, policy, err));
+	if (!policy->extractable && was_ever(t, h, CKA_NEVER_EXTRACTABLE))
+		kt_log(KT_LOG_WARN, "%s: the %s was imported, or could once leave the token: somebody may have a copy",
+		       t->name, policy->what);
 	return read_key(t, h, policy->on_token, out, err);
 }
 
@@ -268,6 +307,8 @@ kt_code kt_p11_generate(kt_token *t, kt_p11_template *tpl, const kt_p11_policy *
 	kt_p11_template_add(tpl, CKA_VALUE_LEN, &tpl->value_len, sizeof tpl->value_len);
 	KT_TRY(P11(t, err, C_GenerateKey, t->session, &m, tpl->a, tpl->n, out));
 	kt_code rc = kt_p11_policy_check(t, *out, policy, err);
+	if (rc == KT_OK)
+		rc = check_history(t, *out, policy, err);
 	if (rc == KT_OK)
 		return KT_OK;
 	kt_p11_discard(t, *out);

@@ -8,7 +8,9 @@
  * keystore) cluster key      0/1     1        1         1         0    0     1     1       0       0     (is wrapped
  * for the nodes)
  *
- * SIGN and VERIFY serve AES-CMAC alone: check value and proof of possession (pkcs11/mac.h).
+ * SIGN and VERIFY serve AES-CMAC alone: check value and proof of possession (pkcs11/mac.h). A new key that the token
+ * calls once readable or extractable is destroyed, too; of a wrapping key that is found so, a warning is logged. A
+ * wrapping key of fewer than 256 bits is refused.
  */
 #ifndef KT_PKCS11_KEY_H
 #define KT_PKCS11_KEY_H

@@ -167,6 +167,11 @@ static void a_lying_token_gets_no_key(void **state)
 		assert_non_null(strstr(err.msg, "destroyed"));
 		assert_kt_fails(KT_E_REFUSED, kt_token_create_wrapping_key(t, &name, &k, &err));
 	}
+	shim->lie_about = CKA_ALWAYS_SENSITIVE;
+	assert_kt_fails(KT_E_REFUSED, kt_token_ensure_cluster_key(t, &name, true, &k, &made, &err));
+	shim->lie_about = CKA_NEVER_EXTRACTABLE;
+	assert_kt_fails(KT_E_REFUSED, kt_token_create_wrapping_key(t, &name, &k, &err));
+	assert_non_null(strstr(err.msg, "CKA_NEVER_EXTRACTABLE"));
 	shim->lie_about = 0;
 	shim->hide_attributes = true;
 	assert_kt_fails(KT_E_REFUSED, kt_token_ensure_cluster_key(t, &name, true, &k, &made, &err));
@@ -175,6 +180,68 @@ static void a_lying_token_gets_no_key(void **state)
 	shim->deny_sign = CKM_AES_CMAC;
 	assert_kt_fails(KT_E_HSM, kt_token_ensure_cluster_key(t, &name, true, &k, &made, &err));
 	assert_int_equal(shim->objects, before);
+}
+
+/* A token that makes another key than it was asked to. */
+static void a_token_that_changes_templates_gets_no_key(void **state)
+{
+	static const CK_ATTRIBUTE_TYPE flips[] = {CKA_TOKEN,  CKA_PRIVATE, CKA_SENSITIVE, CKA_EXTRACTABLE, CKA_WRAP,
+						  CKA_UNWRAP, CKA_SIGN,    CKA_ENCRYPT,   CKA_DECRYPT,     CKA_DERIVE};
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_token_key k;
+	bool made;
+	const kt_token_key_name name = {.label = "flip", .id = (const uint8_t *)"flip", .id_len = 4};
+	long before = shim->objects;
+	for (size_t i = 0; i < sizeof flips / sizeof flips[0]; i++) {
+		shim->flip_at_generate = flips[i];
+		assert_kt_fails(KT_E_REFUSED, kt_token_ensure_cluster_key(t, &name, true, &k, &made, &err));
+		assert_kt_fails(KT_E_REFUSED, kt_token_create_wrapping_key(t, &name, &k, &err));
+		assert_int_equal(shim->objects, before);
+	}
+}
+
+/* A wrapping key that somebody else made: of this length, with one attribute as a wrapping key must not have it. */
+static void foreign_wrapping_key(const char *label, CK_ULONG bytes, CK_ATTRIBUTE_TYPE flipped)
+{
+	CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
+	CK_MECHANISM m = {CKM_AES_KEY_GEN, NULL, 0};
+	CK_OBJECT_HANDLE h;
+	CK_ATTRIBUTE a[] = {{CKA_TOKEN, &yes, 1},      {CKA_PRIVATE, &yes, 1}, {CKA_SENSITIVE, &yes, 1},
+			    {CKA_EXTRACTABLE, &no, 1}, {CKA_WRAP, &yes, 1},    {CKA_UNWRAP, &yes, 1},
+			    {CKA_SIGN, &yes, 1},       {CKA_VERIFY, &yes, 1},  {CKA_ENCRYPT, &no, 1},
+			    {CKA_DECRYPT, &no, 1},     {CKA_DERIVE, &no, 1},   {CKA_VALUE_LEN, &bytes, sizeof bytes},
+			    {CKA_LABEL, NULL, 0}};
+	union {
+		const char *in;
+		void *out;
+	} text = {.in = label};
+	a[12].pValue = text.out;
+	a[12].ulValueLen = strlen(label);
+	for (size_t i = 0; i < 11; i++)
+		if (a[i].type == flipped)
+			a[i].pValue = a[i].pValue == &yes ? &no : &yes;
+	assert_int_equal(t->f->C_GenerateKey(t->session, &m, a, 13, &h), CKR_OK);
+}
+
+static void a_wrapping_key_that_is_weak_or_may_decrypt_is_refused(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_token_key k;
+	foreign_wrapping_key("as-it-must-be", 32, 0);
+	assert_kt_ok(kt_token_find_wrapping_key(t, &(kt_token_key_name){.label = "as-it-must-be"}, &k, &err));
+	foreign_wrapping_key("aes-128", 16, 0);
+	assert_kt_fails(KT_E_REFUSED,
+			kt_token_find_wrapping_key(t, &(kt_token_key_name){.label = "aes-128"}, &k, &err));
+	assert_non_null(strstr(err.msg, "128 bits"));
+	foreign_wrapping_key("decrypts", 32, CKA_DECRYPT);
+	assert_kt_fails(KT_E_REFUSED,
+			kt_token_find_wrapping_key(t, &(kt_token_key_name){.label = "decrypts"}, &k, &err));
+	assert_non_null(strstr(err.msg, "CKA_DECRYPT"));
+	foreign_wrapping_key("extractable", 32, CKA_EXTRACTABLE);
+	assert_kt_fails(KT_E_REFUSED,
+			kt_token_find_wrapping_key(t, &(kt_token_key_name){.label = "extractable"}, &k, &err));
 }
 
 /* A token that vanished finds nothing and says OK. No key may be made then, nor "no such key" be said. */
@@ -247,6 +314,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(survives_a_new_session, open_token, close_token),
 		cmocka_unit_test_setup_teardown(two_of_a_name_are_refused, open_token, close_token),
 		cmocka_unit_test_setup_teardown(a_lying_token_gets_no_key, open_token, close_token),
+		cmocka_unit_test_setup_teardown(a_token_that_changes_templates_gets_no_key, open_token, close_token),
+		cmocka_unit_test_setup_teardown(a_wrapping_key_that_is_weak_or_may_decrypt_is_refused, open_token,
+						close_token),
 		cmocka_unit_test_setup_teardown(nothing_found_on_a_vanished_token_is_no_answer, open_token,
 						close_token),
 		cmocka_unit_test_setup_teardown(proof_and_check_value_are_those_of_libcrypto, open_token, close_token),
