@@ -65,7 +65,7 @@ static kt_code died(kt_owner *o, kt_err *err)
 	const bool in_login = kt_watch_has(o->child.table, "C_Login");
 	describe_call(o, where);
 	const int status = kt_owner_child_end(&o->child, DIED_MS);
-	const char *words = o->child.words;
+	const char *words = o->child.printed.last;
 	const char *printed = words[0] ? "; it had printed: " : "";
 	kt_code rc;
 	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)

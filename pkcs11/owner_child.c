@@ -160,28 +160,12 @@ out:
 	return rc;
 }
 
-/* One more byte that it printed. */
-static void add_printed(kt_owner_child *c, char byte)
-{
-	size_t n = strlen(c->line);
-	if (byte != '\n' && n + 1 < sizeof c->line) {
-		c->line[n] = byte;
-		c->line[n + 1] = '\0';
-	}
-	if (byte != '\n' || n == 0)
-		return;
-	kt_log(KT_LOG_INFO, "the PKCS#11 module prints: %s", c->line);
-	memcpy(c->words, c->line, sizeof c->words);
-	c->line[0] = '\0';
-}
-
 void kt_owner_child_read_errors(kt_owner_child *c)
 {
 	char chunk[CHUNK];
 	ssize_t n;
 	while ((n = read(c->errors, chunk, sizeof chunk)) > 0)
-		for (ssize_t i = 0; i < n; i++)
-			add_printed(c, chunk[i]);
+		kt_printed_add(&c->printed, chunk, (size_t)n);
 	if (n == 0)
 		close_fd(&c->errors);
 }
@@ -211,7 +195,7 @@ int kt_owner_child_end(kt_owner_child *c, int64_t grace_ms)
 	(void)shutdown(c->sock, SHUT_WR);
 	int status = reap(c, grace_ms);
 	kt_owner_child_read_errors(c);
-	add_printed(c, '\n');
+	kt_printed_add(&c->printed, "\n", 1);
 	close_fd(&c->sock);
 	close_fd(&c->errors);
 	(void)munmap(c->table, sizeof *c->table);

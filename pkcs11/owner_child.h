@@ -4,19 +4,17 @@
 #define KT_PKCS11_OWNER_CHILD_H
 
 #include "pkcs11/owner.h"
+#include "pkcs11/printed.h"
 #include "pkcs11/watch.h"
-
-enum { KT_OWNER_WORDS = 200 };
 
 /* Invariant: pid is 0 exactly when sock, errors are -1 and table is NULL. */
 typedef struct kt_owner_child {
 	pid_t pid;
-	int sock;                   /* to it */
-	int errors;                 /* what it, and its module, print on stderr */
-	kt_watch_table *table;      /* shared with it */
-	kt_watch_seen seen;         /* what we saw of that */
-	char line[KT_OWNER_WORDS];  /* what was printed since the last newline */
-	char words[KT_OWNER_WORDS]; /* the last line that was printed */
+	int sock;              /* to it */
+	int errors;            /* what it, and its module, print on stderr */
+	kt_watch_table *table; /* shared with it */
+	kt_watch_seen seen;    /* what we saw of that */
+	kt_printed printed;
 } kt_owner_child;
 
 #define KT_OWNER_CHILD_NONE ((kt_owner_child){.sock = -1, .errors = -1})

@@ -112,7 +112,7 @@ static void *watch(void *unused)
 	kt_watch_seen seen = {0};
 	kt_watch_call call;
 	kt_err err = KT_ERR_INIT;
-	while (!kt_watch_look(&own, &seen, &call) || call.ms <= self.call_ms)
+	while (!kt_watch_look(used, &seen, &call) || call.ms <= self.call_ms)
 		(void)nanosleep(&(struct timespec){.tv_nsec = LOOK_MS * 1000000L}, NULL);
 	KT_IGNORE(kt_watch_hung(&call, "the token", &err));
 	self.hung(&err);

@@ -5,7 +5,7 @@
 
 #include "base/log.h"
 #include "base/secret.h"
-#include "orchestrator/cli/cli.h"
+#include "orchestrator/cli/guard.h"
 #include "orchestrator/turn/hsm.h"
 
 /* The hidden subcommand: the process that owns the token of a run. What goes wrong here is for its parent to tell. */
@@ -19,22 +19,6 @@ static int own_token(int argc, char **argv)
 		(void)fprintf(stderr, "%s\n", err.msg);
 	kt_log_forget_all();
 	return (int)rc;
-}
-
-/* What went wrong and what to do next: for people on stderr, for programs as JSON on stdout too. */
-static void tell(const kt_cli *cli, const kt_err *err)
-{
-	if (cli->json) {
-		cJSON *error = cJSON_CreateObject();
-		cJSON *o = cJSON_CreateObject();
-		if (error && o && cJSON_AddStringToObject(error, "class", kt_code_name(err->code)) &&
-		    cJSON_AddStringToObject(error, "message", err->msg) &&
-		    cJSON_AddStringToObject(error, "remedy", err->remedy) && cJSON_AddItemToObject(o, "error", error))
-			KT_IGNORE(kt_cli_print_json(cli, o, NULL));
-	}
-	(void)fprintf(stderr, "keyturn: %s\n", err->msg[0] ? err->msg : kt_code_name(err->code));
-	if (err->remedy[0])
-		(void)fprintf(stderr, "  → %s\n", err->remedy);
 }
 
 int main(int argc, char **argv)
@@ -57,9 +41,10 @@ int main(int argc, char **argv)
 		kt_log_setup(level, STDERR_FILENO);
 		rc = cli.verb->run(&cli, &err);
 	}
+	kt_cli_unguard();
 	if (rc != KT_OK) {
 		err.code = rc;
-		tell(&cli, &err);
+		kt_cli_tell(&cli, &err);
 	}
 	kt_log_forget_all();
 	return (int)rc;

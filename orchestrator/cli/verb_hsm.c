@@ -4,7 +4,9 @@
 #include <string.h>
 
 #include "orchestrator/cli/context.h"
+#include "orchestrator/cli/guard.h"
 #include "orchestrator/turn/probed.h"
+#include "pkcs11/owner.h"
 #include "pkcs11/token.h"
 
 static kt_code as_json(const kt_token_info *t, cJSON *o, kt_err *err)
@@ -62,6 +64,7 @@ kt_code kt_verb_hsm_list(kt_cli *cli, kt_err *err)
 {
 	kt_token_info *tokens;
 	size_t n;
+	KT_TRY(kt_cli_guard(cli, KT_OWNER_CALL_MS, err));
 	KT_TRY(kt_token_list(cli->args ? cli->arg[0] : NULL, &tokens, &n, err));
 	kt_code rc = KT_OK;
 	for (size_t i = 0; rc == KT_OK && i < n; i++) {

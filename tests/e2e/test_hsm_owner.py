@@ -163,3 +163,12 @@ def test_the_owner_ends_with_a_killed_coordinator(lab):
     lab.orders.clear()
     lab.keyturn.run("resume", check=OK)
     assert lab.assert_settled() == "turned"
+
+
+def test_what_a_module_prints_by_itself(lab):
+    """Not on the user's terminal; with --verbose in the log."""
+    shim = os.path.join(lab.bin, "kt_p11_shim.so")
+    for verb in (["hsm", "list", f"pkcs11:?module-path={shim}"], ["doctor"]):
+        lab.orders["C_GetTokenInfo"] = "always print WARNING: noise of the module"
+        assert "noise of the module" not in lab.keyturn.run(*verb).err
+        said(lab.keyturn.run("--verbose", *verb), "the PKCS#11 module prints: WARNING: noise of the module")
