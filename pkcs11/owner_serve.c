@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -361,6 +362,16 @@ static kt_code descriptor(int argc, char **argv, int i, int *fd, kt_err *err)
 	return KT_OK;
 }
 
+/* What the module keeps of keys and PINs is in memory of its own: none of that goes to swap, where the system lets us lock
+ * without a limit. (Under a limit a module would run out of memory; what is ours is locked by kt_secret_setup in any
+ * case.) */
+static void lock_module_memory(void)
+{
+	const struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+	if (setrlimit(RLIMIT_MEMLOCK, &all) != 0 || mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
+		kt_log(KT_LOG_DEBUG, "the module's own memory may be swapped: RLIMIT_MEMLOCK does not let us lock it");
+}
+
 kt_code kt_owner_serve(int argc, char **argv, const kt_owner_handler *handlers, kt_err *err)
 {
 	server s = {.handlers = handlers,
@@ -378,6 +389,7 @@ kt_code kt_owner_serve(int argc, char **argv, const kt_owner_handler *handlers, 
 	kt_watch_use(table);
 	(void)close(memory);
 	(void)fcntl(s.sock, F_SETFD, FD_CLOEXEC); /* a module may start programs */
+	lock_module_memory();
 	kt_code rc = read_jobs(&s, err);
 	finish(&s);
 	return rc;

@@ -2,14 +2,13 @@
 """The process that owns the token, in whole turns: calls that hang, a module that crashes, sessions and tokens that go away in the
 middle, a PIN that is refused then. The module is SoftHSM under tests/unit/pkcs11/shim.c, which takes orders from a folder."""
 import contextlib
-import glob
 import os
 import signal
 import time
 
 import pytest
 from ktlab.coordinator import HSM, OK, ROLLED_BACK
-from ktlab.running import TO, Running, told, until
+from ktlab.running import TO, Running, owner_of, told, until
 
 CALL_S = 1
 
@@ -66,20 +65,6 @@ def lab(shimmed):
 def said(result, *words):
     missing = [word for word in words if word not in result.err]
     assert not missing, f"not said: {missing}; said: {result.err}"
-
-
-def owner_of(pid):
-    """The owner's process of a coordinator."""
-    def find():
-        for children in glob.glob(f"/proc/{pid}/task/*/children"):
-            with open(children, encoding="utf-8") as f:
-                found = f.read().split()
-            for child in found:
-                with contextlib.suppress(OSError), open(f"/proc/{child}/cmdline", "rb") as line:
-                    if b"hsm-owner" in line.read():
-                        return int(child)
-        return None
-    return until(find, "an owner of the token")
 
 
 def test_a_turn_goes_on_over_whatever_the_module_does(lab):

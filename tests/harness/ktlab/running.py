@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that is watched by its journal, so that a test can do something in the middle of it, and what tests do then."""
 import contextlib
+import glob
 import os
 import time
 
@@ -49,6 +50,22 @@ class Running:
 
     def finish(self, check=None):
         return self.keyturn.finish(self.process, check=check, timeout=100)
+
+
+def owner_of(pid):
+    """The process that owns the token of a coordinator."""
+
+    def find():
+        for children in glob.glob(f"/proc/{pid}/task/*/children"):
+            with open(children, encoding="utf-8") as f:
+                found = f.read().split()
+            for child in found:
+                with contextlib.suppress(OSError), open(f"/proc/{child}/cmdline", "rb") as line:
+                    if b"hsm-owner" in line.read():
+                        return int(child)
+        return None
+
+    return until(find, "an owner of the token")
 
 
 def told(result, *words):

@@ -6,14 +6,36 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/secret.h"
+
+enum { NOBODY = 65534, AS_IT_MUST = 42 };
+static int without_locked_memory; /* the end of a process that may lock none */
+
+/* As a user who may lock no memory; before this process has set up its own. */
+static int set_up_without_locking(void)
+{
+	int status = 0;
+	pid_t pid = fork();
+	if (pid == 0) {
+		kt_err err = KT_ERR_INIT;
+		const struct rlimit none = {0, 0};
+		if (setrlimit(RLIMIT_MEMLOCK, &none) != 0 || (geteuid() == 0 && setuid(NOBODY) != 0))
+			_exit(1);
+		_exit(kt_secret_setup(&err) == KT_E_INTERNAL && strstr(err.remedy, "RLIMIT_MEMLOCK") ? AS_IT_MUST : 2);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return -1;
+	return WEXITSTATUS(status);
+}
 
 static int set_up(void **state)
 {
 	(void)state;
 	kt_err err = KT_ERR_INIT;
+	without_locked_memory = set_up_without_locking();
 	return kt_secret_setup(&err) == KT_OK ? 0 : -1;
 }
 
@@ -28,6 +50,12 @@ static void setup_locks_and_forbids_dumps(void **state)
 	assert_int_equal(core.rlim_max, 0);
 	assert_int_equal(prctl(PR_GET_DUMPABLE, 0, 0, 0, 0), 0);
 	assert_int_equal(CRYPTO_secure_malloc_initialized(), 1);
+}
+
+static void memory_that_cannot_be_locked_is_an_error(void **state)
+{
+	(void)state;
+	assert_int_equal(without_locked_memory, AS_IT_MUST);
 }
 
 static void lives_in_the_secure_heap(void **state)
@@ -251,6 +279,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(setup_locks_and_forbids_dumps),
+		cmocka_unit_test(memory_that_cannot_be_locked_is_an_error),
 		cmocka_unit_test(lives_in_the_secure_heap),
 		cmocka_unit_test(refuses_odd_lengths),
 		cmocka_unit_test(says_when_the_heap_is_full),
