@@ -18,10 +18,14 @@ static const kt_p11_mechanism rows[] = {
 	{VENDOR(0x216F), "CKM_CLOUDHSM_AES_KEY_WRAP_ZERO_PAD", KT_BLOB_RFC5649, .named = true, .maker = KT_P11_CLOUDHSM,
 	 .note = "client SDK 5"},
 	{VENDOR(0x171), "CKM_LUNA_AES_KWP", KT_BLOB_RFC5649, .named = true, .maker = KT_P11_LUNA, .note = "Luna 7"},
+	{CKM_AES_KEY_WRAP_PAD, "CKM_AES_KEY_WRAP_PAD", KT_BLOB_RFC5649, .named = true, .maker = KT_P11_NSHIELD,
+	 .note = "nShield 12.50 and later"},
 	{CKM_AES_KEY_WRAP, "CKM_AES_KEY_WRAP", KT_BLOB_RFC3394, .named = true, .tested = true, .note = "PKCS#11 v2.40"},
 	{VENDOR(0x2109), "CKM_CLOUDHSM_AES_KEY_WRAP_NO_PAD", KT_BLOB_RFC3394, .named = true, .maker = KT_P11_CLOUDHSM,
 	 .note = "client SDK 5"},
 	{VENDOR(0x170), "CKM_LUNA_AES_KW", KT_BLOB_RFC3394, .named = true, .maker = KT_P11_LUNA, .note = "Luna 7"},
+	{CKM_AES_KEY_WRAP, "CKM_AES_KEY_WRAP", KT_BLOB_RFC3394, .named = true, .maker = KT_P11_NSHIELD,
+	 .note = "nShield 12.50 and later"},
 	{CKM_RSA_PKCS_OAEP, "CKM_RSA_PKCS_OAEP", KT_BLOB_RSA_OAEP_SHA256, .named = true, .parameter = KT_P11_OAEP,
 	 .tested = true, .note = "PKCS#11 v2.40"},
 	{CKM_RSA_PKCS_OAEP, "CKM_RSA_PKCS_OAEP", KT_BLOB_RSA_OAEP_SHA1, .named = true, .parameter = KT_P11_OAEP,
@@ -31,6 +35,8 @@ static const kt_p11_mechanism rows[] = {
 	 .note = "PKCS#11 v2.40; where it is missing, OAEP and RFC 5649 make the same bytes"},
 	{CKM_RSA_AES_KEY_WRAP, "CKM_RSA_AES_KEY_WRAP", KT_BLOB_RSA_AES_SHA1, .named = true, .parameter = KT_P11_RSA_AES,
 	 .note = "PKCS#11 v2.40; SoftHSM 2.7"},
+	{CKM_RSA_AES_KEY_WRAP, "CKM_RSA_AES_KEY_WRAP", KT_BLOB_RSA_AES_SHA256, .named = true, .maker = KT_P11_YUBIHSM,
+	 .parameter = KT_P11_RSA_AES, .note = "the only way to wrap to an RSA key in a YubiHSM 2"},
 	{.name = NULL},
 };
 
@@ -84,9 +90,20 @@ const kt_p11_mechanism *kt_p11_mechanism_of(kt_blob_format format, kt_p11_maker 
 	return m;
 }
 
+/* Does the maker have a row of its own for what this one is about? */
+static bool has_own(const kt_p11_mechanism *mechanism, kt_p11_maker maker)
+{
+	for (const kt_p11_mechanism *m = rows; m->name; m++)
+		if (m->maker == maker && m->type == mechanism->type && m->format == mechanism->format)
+			return true;
+	return false;
+}
+
 bool kt_p11_applies(const kt_p11_mechanism *mechanism, kt_p11_maker maker)
 {
-	return mechanism->maker == KT_P11_ANYBODY || mechanism->maker == maker;
+	if (mechanism->maker != KT_P11_ANYBODY)
+		return mechanism->maker == maker;
+	return maker == KT_P11_ANYBODY || !has_own(mechanism, maker);
 }
 
 kt_code kt_p11_mechanism_refuse(const char *name, kt_err *err)

@@ -53,6 +53,10 @@ typedef struct kt_probe_options {
  */
 KT_MUST_CHECK kt_code kt_token_probe(kt_token *t, const kt_probe_options *options, kt_probe_report *out, kt_err *err);
 
+/* The table of mechanisms that keyturn tries, in order of preference, as a new JSON array, the caller's: of each
+ * `format`, `mechanism`, `number`, `maker` ("" for the standard's), `tested` and `note`. */
+KT_MUST_CHECK kt_code kt_mechanisms_to_json(cJSON **out, kt_err *err);
+
 /* "ok", "not tried", "warning", "unfit". */
 const char *kt_probe_mark_name(kt_probe_mark mark);
 /* The worst mark of a role's rows, KT_PROBE_OK at the least. */

@@ -82,6 +82,7 @@ void kt_probe_destroy_all(kt_probe *p);
 
 /* Fill found[] and use, with a row for each mechanism. */
 void kt_probe_mechanisms(kt_probe *p);
+extern const kt_probe_question kt_probe_mac[]; /* asked first: much depends on it */
 extern const kt_probe_question kt_probe_wrapping[];
 extern const kt_probe_question kt_probe_policy[];
 extern const kt_probe_question kt_probe_lengths[];

@@ -74,6 +74,7 @@ static void as_coordinator(kt_probe *p)
 	kt_probe_add(p, &row, seen);
 	if (rv != CKR_OK)
 		return;
+	kt_probe_ask(p, kt_probe_mac);
 	kt_probe_mechanisms(p);
 	kt_probe_ask(p, kt_probe_wrapping);
 	kt_probe_ask(p, kt_probe_policy);
@@ -130,13 +131,48 @@ void kt_probe_verdict_words(const kt_probe_report *r, kt_probe_role role, char o
 					      r->row[i].words);
 }
 
+static kt_code add_object(cJSON *list, cJSON **out, kt_err *err)
+{
+	*out = cJSON_CreateObject();
+	if (*out && cJSON_AddItemToArray(list, *out))
+		return KT_OK;
+	cJSON_Delete(*out);
+	return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+}
+
+static kt_code mechanism_json(const kt_p11_mechanism *m, cJSON *list, kt_err *err)
+{
+	char number[24];
+	cJSON *o;
+	KT_TRY(add_object(list, &o, err));
+	(void)snprintf(number, sizeof number, "0x%lx", m->type);
+	KT_TRY(kt_json_add_str(o, "format", kt_blob_format_name(m->format), err));
+	KT_TRY(kt_json_add_str(o, "mechanism", m->name, err));
+	KT_TRY(kt_json_add_str(o, "number", number, err));
+	KT_TRY(kt_json_add_str(o, "maker", kt_p11_maker_name(m->maker), err));
+	KT_TRY(kt_json_add_bool(o, "tested", m->tested, err));
+	return kt_json_add_str(o, "note", m->note, err);
+}
+
+kt_code kt_mechanisms_to_json(cJSON **out, kt_err *err)
+{
+	kt_code rc = KT_OK;
+	*out = cJSON_CreateArray();
+	if (!*out)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	for (const kt_p11_mechanism *m = kt_p11_mechanisms(); rc == KT_OK && m->name; m++)
+		rc = mechanism_json(m, *out, err);
+	if (rc == KT_OK)
+		return KT_OK;
+	cJSON_Delete(*out);
+	*out = NULL;
+	return rc;
+}
+
 static kt_code row_json(const kt_probe_row *row, cJSON *list, kt_err *err)
 {
-	cJSON *o = cJSON_CreateObject();
-	if (!o || !cJSON_AddItemToArray(list, o)) {
-		cJSON_Delete(o);
-		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
-	}
+	cJSON *o;
+	KT_TRY(add_object(list, &o, err));
 	KT_TRY(kt_json_add_str(o, "id", row->id, err));
 	KT_TRY(kt_json_add_str(o, "role", row->role == KT_PROBE_NODE ? "node" : "coordinator", err));
 	KT_TRY(kt_json_add_str(o, "what", row->what, err));

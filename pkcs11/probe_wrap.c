@@ -175,64 +175,39 @@ static void try_rsa(kt_probe *p, const kt_p11_mechanism *m, EVP_PKEY *pair, cons
 	kt_probe_add(p, &row, seen);
 }
 
-/* RSA-AES as keyturn makes it in this token, by one call or by two: for payloads that need it, and for receivers that
- * open nothing else. */
-static void try_composed(kt_probe *p, EVP_PKEY *pair, const kt_token_node_key *node)
+/* The public half of the probe's pair, as a node's. */
+static kt_code import_pair(kt_probe *p, kt_token_node_key *out, kt_err *err)
 {
-	const kt_blob_address address = {.purpose = KT_BLOB_REHEARSAL,
-					 .run = "-",
-					 .node = "probe",
-					 .accepts = 1U << KT_BLOB_RSA_AES_SHA256 | 1U << KT_BLOB_RSA_AES_SHA1};
-	char seen[KT_PROBE_SEEN];
-	kt_err err = KT_ERR_INIT;
-	kt_token_key target = {.handle = p->target};
-	kt_blob blob;
-	kt_secret opened = KT_SECRET_INIT;
-	kt_code rc = kt_p11_kcv(p->t, p->target, target.kcv, &err);
-	if (rc == KT_OK)
-		rc = kt_token_wrap_for_node(p->t, &target, node, &address, &blob, &err);
-	if (rc == KT_OK)
-		rc = kt_blob_unwrap_rsa(&blob, pair, &opened, &err);
-	kt_secret_free(&opened);
-	if (rc == KT_OK)
-		(void)snprintf(seen, sizeof seen, "%s by %s, opened with libcrypto", kt_blob_format_name(blob.format),
-			       blob.mechanism);
-	else
-		tell_error(p, &err, seen);
-	kt_probe_add(p,
-		     &(kt_probe_row){.id = "wrap.composed",
-				     .what = "an ephemeral AES key to an RSA key, and a key under that one",
-				     .expected = "rsa-aes-sha256",
-				     .words = rc == KT_OK ? "" : "it wraps for no receiver that opens RSA-AES alone",
-				     .mark = rc == KT_OK ? KT_PROBE_OK : KT_PROBE_WARNING},
-		     seen);
+	unsigned char *der = NULL;
+	EVP_PKEY *pair = kt_p11_probe_pair();
+	int n = pair ? i2d_PUBKEY(pair, &der) : 0;
+	*out = (kt_token_node_key){0};
+	kt_code rc = n > 0 ? kt_token_import_node_key(p->t, der, (size_t)n, out, err)
+			   : kt_fail(err, KT_E_INTERNAL, NULL, "libcrypto does not make an RSA key");
+	OPENSSL_free(der);
+	return rc;
 }
 
 static void try_rsa_mechanisms(kt_probe *p)
 {
-	EVP_PKEY *pair = kt_p11_probe_pair();
-	unsigned char *der = NULL;
-	kt_token_node_key node = {0};
+	kt_token_node_key node;
 	kt_err err = KT_ERR_INIT;
-	int n = pair ? i2d_PUBKEY(pair, &der) : 0;
-	if (n > 0 && kt_token_import_node_key(p->t, der, (size_t)n, &node, &err) == KT_OK) {
-		try_composed(p, pair, &node);
+	char seen[KT_PROBE_SEEN];
+	if (import_pair(p, &node, &err) == KT_OK) {
 		for (const kt_p11_mechanism *m = kt_p11_mechanisms(); m->name; m++)
 			if (m->parameter != KT_P11_NO_PARAMETER && kt_p11_applies(m, p->t->maker))
-				try_rsa(p, m, pair, &node);
+				try_rsa(p, m, kt_p11_probe_pair(), &node);
 		kt_token_drop_node_key(p->t, &node);
-	} else {
-		char seen[KT_PROBE_SEEN];
-		tell_error(p, &err, seen);
-		kt_probe_add(p,
-			     &(kt_probe_row){.id = "wrap.import",
-					     .what = "takes a node's public key for a session",
-					     .expected = "taken",
-					     .words = "it cannot wrap to a node's key",
-					     .mark = KT_PROBE_UNFIT},
-			     seen);
+		return;
 	}
-	OPENSSL_free(der);
+	tell_error(p, &err, seen);
+	kt_probe_add(p,
+		     &(kt_probe_row){.id = "wrap.import",
+				     .what = "takes a node's public key for a session",
+				     .expected = "taken",
+				     .words = "it cannot wrap to a node's key",
+				     .mark = KT_PROBE_UNFIT},
+		     seen);
 }
 
 void kt_probe_mechanisms(kt_probe *p)
@@ -293,6 +268,38 @@ static kt_probe_answer node_format(kt_probe *p, char seen[KT_PROBE_SEEN])
 	kt_probe_answer answer = used(order, 2, p, seen);
 	p->use = escrow;
 	return answer;
+}
+
+/* RSA-AES as keyturn makes it in this token, by one call or by two: for payloads that need it, and for receivers that
+ * open nothing else. */
+static kt_probe_answer composed(kt_probe *p, char seen[KT_PROBE_SEEN])
+{
+	const kt_blob_address address = {.purpose = KT_BLOB_REHEARSAL,
+					 .run = "-",
+					 .node = "probe",
+					 .accepts = 1U << KT_BLOB_RSA_AES_SHA256 | 1U << KT_BLOB_RSA_AES_SHA1};
+	kt_token_key target = {.handle = p->target};
+	kt_token_node_key node = {0};
+	kt_blob blob;
+	kt_secret opened = KT_SECRET_INIT;
+	kt_err err = KT_ERR_INIT;
+	if (!p->macs)
+		return without_mac(seen);
+	kt_code rc = import_pair(p, &node, &err);
+	if (rc == KT_OK)
+		rc = kt_p11_kcv(p->t, p->target, target.kcv, &err);
+	if (rc == KT_OK)
+		rc = kt_token_wrap_for_node(p->t, &target, &node, &address, &blob, &err);
+	if (rc == KT_OK)
+		rc = kt_blob_unwrap_rsa(&blob, kt_p11_probe_pair(), &opened, &err);
+	kt_secret_free(&opened);
+	kt_token_drop_node_key(p->t, &node);
+	if (rc == KT_OK)
+		(void)snprintf(seen, KT_PROBE_SEEN, "%s by %s, opened with libcrypto", kt_blob_format_name(blob.format),
+			       blob.mechanism);
+	else
+		tell_error(p, &err, seen);
+	return rc == KT_OK ? KT_PROBE_GOOD : KT_PROBE_BAD;
 }
 
 static kt_probe_answer node_hash(kt_probe *p, char seen[KT_PROBE_SEEN])
@@ -374,9 +381,15 @@ static kt_probe_answer cmac(kt_probe *p, char seen[KT_PROBE_SEEN])
 	return same ? KT_PROBE_GOOD : KT_PROBE_BAD;
 }
 
-const kt_probe_question kt_probe_wrapping[] = {
+const kt_probe_question kt_probe_mac[] = {
 	{"mac.cmac", "AES-CMAC: check value and proof of possession", "as libcrypto computes it", "",
 	 "it does not do AES-CMAC, so keyturn cannot tell its keys apart", KT_PROBE_UNFIT, .ask = cmac},
+	{.id = NULL},
+};
+
+const kt_probe_question kt_probe_wrapping[] = {
+	{"wrap.composed", "an ephemeral AES key to an RSA key, and a key under that one", "RSA-AES", "",
+	 "it wraps for no receiver that opens RSA-AES alone", KT_PROBE_WARNING, .ask = composed},
 	{"use.escrow", "a key under an AES wrapping key (escrow)", "RFC 5649 or RFC 3394", "",
 	 "it cannot wrap a key under an AES key, so there is no escrow", KT_PROBE_UNFIT, .ask = escrow_format},
 	{"use.node", "a key to a node's RSA key", "RSA-OAEP", "", "it cannot wrap a key to a node's RSA key",

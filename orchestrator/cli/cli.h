@@ -79,6 +79,7 @@ kt_code kt_verb_status(kt_cli *cli, kt_err *err);
 kt_code kt_verb_runs(kt_cli *cli, kt_err *err);
 kt_code kt_verb_hsm_list(kt_cli *cli, kt_err *err);
 kt_code kt_verb_hsm_probe(kt_cli *cli, kt_err *err);
+kt_code kt_verb_hsm_mechanisms(kt_cli *cli, kt_err *err);
 kt_code kt_verb_help(kt_cli *cli, kt_err *err);
 kt_code kt_verb_version(kt_cli *cli, kt_err *err);
 

@@ -7,7 +7,7 @@
 #include "orchestrator/cli/guard.h"
 #include "orchestrator/turn/probed.h"
 #include "pkcs11/owner.h"
-#include "pkcs11/token.h"
+#include "pkcs11/probe.h"
 
 static kt_code as_json(const kt_token_info *t, cJSON *o, kt_err *err)
 {
@@ -173,5 +173,33 @@ kt_code kt_verb_hsm_probe(kt_cli *cli, kt_err *err)
 	if (rc == KT_OK)
 		rc = probe(cli, c.cluster.hsm.uri, c.cluster.hsm.call_timeout_s * 1000, c.cluster.state, err);
 	kt_ctx_close(&c);
+	return rc;
+}
+
+/* --- hsm mechanisms ----------------------------------------------------------------------------------------------- */
+
+static void show_mechanism(const kt_cli *cli, const cJSON *m)
+{
+	const char *maker = member(m, "maker");
+	bool tested = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(m, "tested"));
+	(void)fprintf(cli->out, "  %-16s %-36s %-11s %-15s %s; %s\n", member(m, "format"), member(m, "mechanism"),
+		      member(m, "number"), *maker ? maker : "PKCS#11", tested ? "tested" : "untested here",
+		      member(m, "note"));
+}
+
+kt_code kt_verb_hsm_mechanisms(kt_cli *cli, kt_err *err)
+{
+	cJSON *list;
+	const cJSON *m;
+	kt_code rc = KT_OK;
+	KT_TRY(kt_mechanisms_to_json(&list, err));
+	cJSON_ArrayForEach(m, list)
+	{
+		if (cli->json && rc == KT_OK)
+			rc = kt_cli_print_json(cli, cJSON_Duplicate(m, 1), err);
+		else if (!cli->json)
+			show_mechanism(cli, m);
+	}
+	cJSON_Delete(list);
 	return rc;
 }

@@ -145,6 +145,14 @@ static const kt_cli_verb verbs[] = {
 	 "`keyturn\n"
 	 "run`, `resume` and `doctor` refuse the token once one of these has changed, until it is probed again.",
 	 "3 4 7 10", hsm_probe_options, kt_verb_hsm_probe},
+	{"hsm mechanisms", "", 0, "the wrapping mechanisms that keyturn knows, in order of preference",
+	 "Of each format of a wrapped key the mechanisms that may give it, with their numbers; a maker's own are tried "
+	 "on "
+	 "its\n"
+	 "modules alone. None is believed before a throw-away key has gone there and back by it (keyturn hsm probe). "
+	 "What\n"
+	 "was never tried on a token of that kind here is called untested.",
+	 "", none, kt_verb_hsm_mechanisms},
 	{"help", "[VERB]", 2, "this help, or that of a verb", "Shows help.", "", help_options, kt_verb_help},
 	{"version", "", 0, "the version", "Shows the version.", "", none, kt_verb_version},
 	{NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL},

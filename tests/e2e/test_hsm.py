@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import subprocess
 
 import pytest
+from conftest import ROOT, need_token
 from ktlab.coordinator import HSM, KEY, OK, REFUSED, Keyturn
 
 
@@ -99,6 +101,24 @@ def test_a_module_that_crashes_in_the_middle_costs_a_process_and_leaves_nothing(
     result = keyturn.run("hsm", "probe", uri, check=HSM)
     assert "C_WrapKey" in result.err
     assert "keyturn" not in softhsm.objects()
+
+
+def test_the_page_on_tokens_is_what_the_probe_finds(bin_folder):
+    for kind in ("softhsm", "nss", "opencryptoki", "tpm"):
+        need_token(kind)
+    done = subprocess.run([os.path.join(ROOT, "scripts", "tokens"), bin_folder, "--check"], capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_mechanisms_are_listed(bin_folder, softhsm):
+    keyturn = keyturn_of(bin_folder, softhsm)
+    listed = [json.loads(line) for line in keyturn.run("--json", "hsm", "mechanisms").out.splitlines()]
+    assert {"format": "rfc5649", "mechanism": "CKM_LUNA_AES_KWP", "number": "0x80000171", "maker": "Thales Luna",
+            "tested": False, "note": "Luna 7"} in listed
+    assert not [row for row in listed if row["tested"] and row["maker"]]
+    assert not [row for row in listed if "CBC" in row["mechanism"] or row["mechanism"] == "CKM_RSA_PKCS"]
+    assert "untested here" in keyturn.run("hsm", "mechanisms").out
 
 
 # --- what was found is kept, and held against the token ---------------------------------------------------------------

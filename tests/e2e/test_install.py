@@ -41,7 +41,8 @@ def test_nothing_is_missing_and_nothing_is_left_over(prefix):
         "bin/keyturn", "bin/keyturn-store", "libexec/keyturn/agent/keyturn-agent", "libexec/keyturn/agent/libcjson.so.1",
         "share/man/man1/keyturn.1", "share/man/man1/keyturn-store.1", "share/man/man5/keyturn-cluster.json.5",
         "share/man/man5/keyturn-playbook.5", "share/man/man7/keyturn-recovery.7", "share/man/man8/keyturn-agent.8",
-        "share/doc/keyturn/DESIGN.md", "share/doc/keyturn/FORMATS.md", "share/doc/keyturn/SAFETY.md"}
+        "share/doc/keyturn/DESIGN.md", "share/doc/keyturn/FORMATS.md", "share/doc/keyturn/SAFETY.md",
+        "share/doc/keyturn/TOKENS.md"}
     for path in there:
         assert os.access(os.path.join(prefix, path), os.X_OK) == ("bin/" in path or path.endswith("-agent")), path
 

@@ -39,7 +39,11 @@ static void a_makers_numbers_are_tried_on_its_modules_alone(void **state)
 	assert_int_equal(first(KT_BLOB_RFC5649, KT_P11_LUNA, true)->type, 0x80000171);
 	assert_int_equal(first(KT_BLOB_RFC3394, KT_P11_LUNA, true)->type, 0x80000170);
 	assert_null(first(KT_BLOB_RFC5649, KT_P11_ANYBODY, true));
-	assert_null(first(KT_BLOB_RFC3394, KT_P11_NSHIELD, true));
+	assert_int_equal(first(KT_BLOB_RFC5649, KT_P11_NSHIELD, true)->type, CKM_AES_KEY_WRAP_PAD);
+	assert_true(first(KT_BLOB_RFC5649, KT_P11_NSHIELD, true)->named);
+	assert_int_equal(first(KT_BLOB_RFC5649, KT_P11_NSHIELD, false)->type, CKM_AES_KEY_WRAP_KWP);
+	assert_null(first(KT_BLOB_RFC3394, KT_P11_NSHIELD, false)); /* its own row stands for the standard's */
+	assert_int_equal(first(KT_BLOB_RSA_AES_SHA256, KT_P11_YUBIHSM, true)->type, CKM_RSA_AES_KEY_WRAP);
 	assert_int_equal(first(KT_BLOB_RFC5649, KT_P11_ANYBODY, false)->type, 0x210B);
 }
 
