@@ -143,6 +143,12 @@ static const vendor_meaning vendor_meanings[] = {
 	  "tpm2_flushcontext -l and tpm2_flushcontext -t, then again; for good: reach it through the kernel's resource "
 	  "manager, /dev/tpmrm0"},
 	 "TPM2_PKCS11_TCTI"},
+	{TPM,
+	 {"C_Login", CKR_PIN_LOCKED, KT_E_HSM,
+	  "the TPM is in lockout: PINs were wrong, or it lost power a few times while it was in use; the PIN may be "
+	  "right",
+	  "wait until it takes PINs again, or tpm2_dictionarylockout --clear-lockout"},
+	 NULL},
 	{OCK,
 	 {"C_Initialize", CKR_HOST_MEMORY, KT_E_HSM, "openCryptoki's daemon pkcsslotd is not running",
 	  "start pkcsslotd"},
@@ -183,6 +189,8 @@ static const meaning meanings[] = {
 	 "see the module's manual for where it looks, and whether a daemon of its own has to run"},
 	{"C_Login", CKR_USER_ANOTHER_ALREADY_LOGGED_IN, KT_E_HSM, "the security officer is logged in to the token",
 	 "end that session first"},
+	{"C_Login", CKR_PIN_LOCKED, KT_E_HSM, "the user PIN is locked",
+	 "have the security officer unlock it with the token's own tool"},
 	{"C_Login", CKR_PIN_EXPIRED, KT_E_HSM, "the user PIN has expired", "set a new PIN with the token's own tool"},
 	{"C_Login", CKR_USER_PIN_NOT_INITIALIZED, KT_E_HSM, "the token has no user PIN yet",
 	 "set one as security officer, with the token's own tool"},

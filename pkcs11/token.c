@@ -304,13 +304,10 @@ static const char *tries_left(CK_FLAGS flags)
 static kt_code login_failed(const kt_token *t, CK_RV rv, kt_err *err)
 {
 	CK_TOKEN_INFO info = {0};
-	if (rv != CKR_PIN_INCORRECT && rv != CKR_PIN_LOCKED && rv != CKR_PIN_LEN_RANGE && rv != CKR_PIN_INVALID)
+	if (rv != CKR_PIN_INCORRECT && rv != CKR_PIN_LEN_RANGE && rv != CKR_PIN_INVALID)
 		return kt_p11_fail(t->name, "C_Login", rv, err);
 	if (P11_RV(t->f, C_GetTokenInfo, t->slot, &info) != CKR_OK)
 		info.flags = 0;
-	if (rv == CKR_PIN_LOCKED)
-		return kt_fail(err, KT_E_HSM, "have the security officer unlock it with the token's own tool",
-			       "%s: the user PIN is locked (%s)", t->name, kt_p11_rv_name(rv));
 	return kt_fail(err, KT_E_HSM,
 		       "correct the PIN where pin-source points before the next try; keyturn never tries a PIN twice",
 		       "%s: the PIN is wrong (%s); one try was used, and it was not tried again%s", t->name,

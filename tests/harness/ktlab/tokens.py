@@ -191,9 +191,15 @@ class Tpm(_Daemon):
         self.child = self._spawn(swtpm_command(os.path.join(self.folder, "tpm"), self.port))
         self._await(self.child, lambda: _listens(self.port))
 
-    def flush(self):
-        """tpm2_flushcontext -t: handles that a process left that died without C_Finalize."""
-        return process.run(["tpm2_flushcontext", "-t"], env={**os.environ, "TPM2TOOLS_TCTI": self.tcti})
+    def stop(self):
+        """In order: a TPM that is switched off while it is in use takes that for a wrong PIN, and locks after three."""
+        if self.child is not None and self.child.poll() is None:
+            self.tpm2("shutdown", "-c", check=False)
+        super().stop()
+
+    def tpm2(self, name, *arguments, **options):
+        """One of tpm2-tools on this TPM."""
+        return process.run([f"tpm2_{name}", *arguments], env={**os.environ, "TPM2TOOLS_TCTI": self.tcti}, **options)
 
 
 def swtpm_command(state_folder, port):
