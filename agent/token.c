@@ -171,7 +171,7 @@ static kt_code start_owner(const kt_node_token *t, const kt_uri *uri, int64_t ca
 /* One request to a fresh owner. Takes over r->args' object. */
 static kt_code ask(const kt_node_token *t, int64_t call_ms, cJSON *args, kt_owner_request *r, kt_err *err)
 {
-	kt_uri uri;
+	kt_uri uri = {0};
 	kt_owner *owner = NULL;
 	kt_code rc = args ? parse_uri(t->uri, &uri, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	if (rc == KT_OK)
@@ -187,7 +187,8 @@ static kt_code ask(const kt_node_token *t, int64_t call_ms, cJSON *args, kt_owne
 	kt_owner_end(owner);
 	cJSON_Delete(args);
 	r->args = NULL;
-	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "this node's token");
+	return rc == KT_OK ? KT_OK
+			   : kt_err_prefix(err, rc, "this node's token \"%s\"", uri.token[0] ? uri.token : uri.serial);
 }
 
 static kt_code add_base64(cJSON *o, const char *name, const void *bytes, size_t n, kt_err *err)
