@@ -209,7 +209,11 @@ static void tell_name(const kt_token_key_name *name, char *out, size_t size)
 	if (name->id_len)
 		KT_IGNORE(kt_hex_encode(name->id, name->id_len, &hex, NULL));
 	(void)snprintf(out, size, "%s%s%s%s%s", name->label ? "\"" : "", name->label ? name->label : "",
-		       name->label ? "\"" : "", name->id_len ? " with id " : "", kt_buf_cstr(&hex));
+		       name->label ? "\"" : "",
+		       !name->id_len ? ""
+		       : name->label ? " with id "
+				     : "with id ",
+		       kt_buf_cstr(&hex));
 	kt_buf_free(&hex);
 }
 
@@ -276,6 +280,15 @@ static kt_code find_checked(kt_token *t, const kt_p11_policy *policy, const kt_t
 		kt_log(KT_LOG_WARN, "%s: the %s was imported, or could once leave the token: somebody may have a copy",
 		       t->name, policy->what);
 	return read_key(t, h, policy->on_token, out, err);
+}
+
+kt_code kt_token_has_key(kt_token *t, const kt_token_key_name *name, bool *has, kt_err *err)
+{
+	CK_OBJECT_HANDLE h = 0;
+	CK_ULONG n = 0;
+	kt_code rc = count(t, name, &h, &n, err);
+	*has = n > 0;
+	return rc;
 }
 
 kt_code kt_token_find_wrapping_key(kt_token *t, const kt_token_key_name *name, kt_token_key *out, kt_err *err)

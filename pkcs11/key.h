@@ -56,6 +56,9 @@ KT_MUST_CHECK kt_code kt_token_ensure_cluster_key(kt_token *t, const kt_token_ke
 KT_MUST_CHECK kt_code kt_token_find_cluster_key(kt_token *t, const kt_token_key_name *name, kt_token_key *out,
 						kt_err *err);
 
+/* Is there a key of this name (label, id, or both), of whatever kind? The token itself was seen to be there. */
+KT_MUST_CHECK kt_code kt_token_has_key(kt_token *t, const kt_token_key_name *name, bool *has, kt_err *err);
+
 /* Destroy the object; key->handle is 0 afterwards. A key whose handle is 0 already is fine. */
 KT_MUST_CHECK kt_code kt_token_destroy_key(kt_token *t, kt_token_key *key, kt_err *err);
 

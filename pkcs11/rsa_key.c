@@ -102,3 +102,15 @@ kt_code kt_token_recover_rsa(kt_token *t, const kt_blob *blob, const kt_token_rs
 	KT_TRY(kt_p11_unwrap_rsa(t, blob, priv->handle, &kt_p11_cluster_on_token, name, &h, err));
 	return read_back(t, h, name, out, err);
 }
+
+kt_code kt_token_export_rsa(kt_token *t, const kt_token_rsa_key *priv, const kt_blob *blob, kt_secret *out, kt_err *err)
+{
+	CK_OBJECT_HANDLE h = 0;
+	size_t oaep;
+	*out = KT_SECRET_INIT;
+	KT_TRY(kt_blob_for_rsa(blob, priv->spki_sha256, &oaep, err));
+	KT_TRY(kt_p11_unwrap_rsa(t, blob, priv->handle, &kt_p11_readable, NULL, &h, err));
+	kt_code rc = kt_p11_read_value(t, h, out, err);
+	kt_p11_discard(t, h);
+	return rc;
+}

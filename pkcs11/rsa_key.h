@@ -38,5 +38,9 @@ KT_MUST_CHECK kt_code kt_token_recover_under(kt_token *t, const kt_blob *blob, c
 					     const kt_token_key_name *name, kt_token_key *out, kt_err *err);
 KT_MUST_CHECK kt_code kt_token_recover_rsa(kt_token *t, const kt_blob *blob, const kt_token_rsa_key *priv,
 					   const kt_token_key_name *name, kt_token_key *out, kt_err *err);
+/* The value of a custodian's blob, in this process: 32 bytes, for a key file that an application reads. Errors as of
+ * kt_token_unwrap_rsa. *out is the caller's. */
+KT_MUST_CHECK kt_code kt_token_export_rsa(kt_token *t, const kt_token_rsa_key *priv, const kt_blob *blob,
+					  kt_secret *out, kt_err *err);
 
 #endif

@@ -80,6 +80,17 @@ kt_code kt_verb_runs(kt_cli *cli, kt_err *err);
 kt_code kt_verb_hsm_list(kt_cli *cli, kt_err *err);
 kt_code kt_verb_hsm_probe(kt_cli *cli, kt_err *err);
 kt_code kt_verb_hsm_mechanisms(kt_cli *cli, kt_err *err);
+kt_code kt_verb_key_generate(kt_cli *cli, kt_err *err);
+kt_code kt_verb_key_list(kt_cli *cli, kt_err *err);
+kt_code kt_verb_key_show(kt_cli *cli, kt_err *err);
+kt_code kt_verb_key_wrap(kt_cli *cli, kt_err *err);
+kt_code kt_verb_key_unwrap(kt_cli *cli, kt_err *err);
+kt_code kt_verb_key_escrow(kt_cli *cli, kt_err *err);
+kt_code kt_verb_key_recover(kt_cli *cli, kt_err *err);
+kt_code kt_verb_key_rewrap(kt_cli *cli, kt_err *err);
+kt_code kt_verb_key_verify(kt_cli *cli, kt_err *err);
+kt_code kt_verb_key_deactivate(kt_cli *cli, kt_err *err);
+kt_code kt_verb_key_destroy(kt_cli *cli, kt_err *err);
 kt_code kt_verb_help(kt_cli *cli, kt_err *err);
 kt_code kt_verb_version(kt_cli *cli, kt_err *err);
 

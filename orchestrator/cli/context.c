@@ -64,7 +64,9 @@ kt_code kt_ctx_open_hsm(kt_ctx *c, kt_err *err)
 				  .state = c->cluster.state,
 				  .cluster = c->cluster.name,
 				  .call_ms = c->cluster.hsm.call_timeout_s * 1000,
-				  .sessions = (unsigned)c->cluster.hsm.sessions};
+				  .sessions = (unsigned)c->cluster.hsm.sessions,
+				  .custodians = c->cluster.custodians,
+				  .custodians_count = c->cluster.custodians_count};
 	return kt_hsm_open(&o, &c->hsm, err);
 }
 

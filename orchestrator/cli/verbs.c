@@ -57,6 +57,53 @@ static const kt_cli_option help_options[] = {
 	{NULL, 0, NULL, NULL},
 };
 
+#define CUSTODIAN_OPTION                                                                                               \
+	{                                                                                                              \
+		"custodian", 0, "URI",                                                                                 \
+			"the custodian's private key in their token, for blobs that were wrapped to them"              \
+	}
+#define WRAP_OPTIONS                                                                                                   \
+	{"to", 0, "FILE", "wrap to this RSA public key (PEM)"},                                                        \
+		{"under", 0, "LABEL", "wrap under this wrapping key of the same token"},                               \
+		{"name", 0, "NAME", "the custodian's name, with --to; default: the file's"},                           \
+	{                                                                                                              \
+		"output", 'o', "FILE", "where the wrapped key goes (0600)"                                             \
+	}
+
+static const kt_cli_option key_generate_options[] = {
+	{"wrapping", 0, NULL, "a wrapping key (escrow) instead of a cluster key"},
+	{"activate", 0, NULL, "it is in use from now on; else it is pre-active until its first use"},
+	{"cryptoperiod", 0, "DAYS", "for how long it should be used; `key list` warns after that"},
+	{"custodian", 0, NULL, "a custodian's RSA pair in their own token; prints the public half"},
+	{"output", 'o', "FILE", "with --custodian: where the public half goes"},
+	{NULL, 0, NULL, NULL},
+};
+
+static const kt_cli_option key_wrap_options[] = {WRAP_OPTIONS, {NULL, 0, NULL, NULL}};
+static const kt_cli_option key_rewrap_options[] = {WRAP_OPTIONS, CUSTODIAN_OPTION, {NULL, 0, NULL, NULL}};
+static const kt_cli_option key_open_options[] = {CUSTODIAN_OPTION, {NULL, 0, NULL, NULL}};
+
+static const kt_cli_option key_unwrap_options[] = {
+	CUSTODIAN_OPTION,
+	{"plaintext-file", 0, NULL, "into a file: URI, the key in the clear (0400), as an application reads it"},
+	{NULL, 0, NULL, NULL},
+};
+
+static const kt_cli_option key_deactivate_options[] = {
+	{"compromised", 0, NULL, "somebody else may have it: marked so"},
+	{"reason", 0, "TEXT", "for the history"},
+	{NULL, 0, NULL, NULL},
+};
+
+static const kt_cli_option key_destroy_options[] = {
+	{"gone", 0, "RUN", "you know that the backups of this run, and what its rollback kept, are gone"},
+	{"with-escrows", 0, NULL, "remove the key's escrows, too"},
+	{"lost", 0, NULL, "its token is gone for good: only record it"},
+	{"reason", 0, "TEXT", "for the history"},
+	{"yes", 'y', NULL, "do not ask"},
+	{NULL, 0, NULL, NULL},
+};
+
 static const kt_cli_verb verbs[] = {
 	{"init", "[PLAYBOOK]", 1, "write a commented cluster.json for a playbook",
 	 "Writes a cluster.json with every setting of the playbook (default: looker), explained. Fill in the hosts and "
@@ -153,6 +200,76 @@ static const kt_cli_verb verbs[] = {
 	 "What\n"
 	 "was never tried on a token of that kind here is called untested.",
 	 "", none, kt_verb_hsm_mechanisms},
+	{"key generate", "URI", 1, "make a key in a token, or in a file",
+	 "Makes an AES-256 key in the token that a pkcs11: URI names, under the label object=LABEL, and enters it in "
+	 "the "
+	 "ledger.\n"
+	 "Its attributes are read back. A file: URI gives a key file (0400, base64), which must not be there yet. "
+	 "Nothing secret is\n"
+	 "printed. The key is pre-active until it is used (a run turns to it; something is wrapped under it), or "
+	 "with --activate.\n"
+	 "Asked again after a crash it finishes what was begun.\n"
+	 "--custodian makes an RSA pair for recovery in a custodian's token; it needs no cluster.json.",
+	 "3 4 7 9 10 11 12", key_generate_options, kt_verb_key_generate},
+	{"key list", "", 0, "all keys of this cluster with their states",
+	 "Lists what the ledger and the runs know: state (SP 800-57), kind, check value, id, label. Warns of "
+	 "cryptoperiods that\n"
+	 "are over, of data without an escrow, and of what was begun and not finished.",
+	 "3 9 10 12", none, kt_verb_key_list},
+	{"key show", "KEY", 1, "one key: history, escrows, what depends on it",
+	 "KEY is a pkcs11: URI with object= or id=, a file: URI, or what the ledger knows: an id, a label, the run "
+	 "that "
+	 "made it.",
+	 "3 4 7 9 10 11 12", none, kt_verb_key_show},
+	{"key wrap", "KEY", 1, "wrap a key for a public key, or under a wrapping key",
+	 "Wraps a cluster key in its token to an RSA public key (--to) or under a wrapping key of the same token "
+	 "(--under), and\n"
+	 "writes the wrapped key to --output. The ledger notes it as an escrow.",
+	 "3 4 7 9 10 11 12", key_wrap_options, kt_verb_key_wrap},
+	{"key unwrap", "BLOB URI", 2, "open a wrapped key into a token",
+	 "Opens BLOB with the wrapping key of the token of URI, or with a custodian's key (--custodian), into a key of "
+	 "that\n"
+	 "token named by object= and id=; never in the clear. Only --plaintext-file writes a key file.",
+	 "3 4 7 9 10 11 12", key_unwrap_options, kt_verb_key_unwrap},
+	{"key escrow", "KEY", 1, "wrap a key under the escrow key and to every custodian",
+	 "Writes into the state folder: KEY under hsm.escrow_key, which is opened again in the token and proved, and "
+	 "to "
+	 "each of\n"
+	 "the custodians of cluster.json.",
+	 "3 4 7 9 10 11 12", none, kt_verb_key_escrow},
+	{"key recover", "KEY BLOB...", 8, "rebuild a lost key from its escrows",
+	 "For a key that was lost with its token. KEY names it (or a URI says where it goes: a fresh token); the BLOBs "
+	 "are its\n"
+	 "escrows. By the wrapping key, once the HSM's own backup has restored that; or by a custodian's token "
+	 "(--custodian URI),\n"
+	 "which wraps the key again to an RSA pair that the fresh token makes for this purpose: it is never in the "
+	 "clear. Every\n"
+	 "BLOB is opened and proved, and the verb says which are good.",
+	 "3 4 7 9 10 11 12", key_open_options, kt_verb_key_recover},
+	{"key rewrap", "BLOB", 1, "move a wrapped key to another wrapping key or custodian",
+	 "Opens BLOB in the token and wraps the key anew there (--under, --to). Without --output it takes BLOB's "
+	 "place, "
+	 "at once.",
+	 "3 4 7 9 10 11 12", key_rewrap_options, kt_verb_key_rewrap},
+	{"key verify", "[BLOB...]", 8, "open every escrow in the token, and prove it",
+	 "Opens each BLOB (default: every escrow that is known) in the token with a throw-away key, compares check "
+	 "value and\n"
+	 "proof with what was recorded when it was made, and says which are good, which not, and why. What only a "
+	 "custodian can\n"
+	 "open is untried without --custodian. Exits with 11 when one is not good.",
+	 "3 4 7 9 10 11 12", key_open_options, kt_verb_key_verify},
+	{"key deactivate", "KEY", 1, "a key protects nothing new any more",
+	 "For keys that people made; a key that data is under is deactivated by the run that turns it. --compromised "
+	 "marks a key\n"
+	 "that somebody else may have, whatever is under it.",
+	 "3 4 7 9 10 11 12", key_deactivate_options, kt_verb_key_deactivate},
+	{"key destroy", "KEY", 1, "destroy a key for good",
+	 "Refused while data, a backup, an open run or an escrow depends on it; each is named. Asks, or --yes. What is "
+	 "about to be\n"
+	 "destroyed is recorded first: after a crash the same command finishes it. Of a key that keyturn did not make "
+	 "it\n"
+	 "records that you have removed it.",
+	 "3 4 7 9 10 11 12", key_destroy_options, kt_verb_key_destroy},
 	{"help", "[VERB]", 2, "this help, or that of a verb", "Shows help.", "", help_options, kt_verb_help},
 	{"version", "", 0, "the version", "Shows the version.", "", none, kt_verb_version},
 	{NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL},

@@ -11,7 +11,7 @@
 #define FORMAT "keyturn-ledger/1"
 #define DAMAGED                                                                                                        \
 	"nothing was changed. Put back a copy of it from a backup of the state folder; or look at the keys in the "    \
-	"tokens, move it away, and enter what it had again (keyturn-key(1), A DAMAGED LEDGER)"
+	"tokens, move it away, and enter what it had again (keyturn-keys(7), A DAMAGED LEDGER)"
 
 /* --- The file ----------------------------------------------------------------------------------------------------- */
 
@@ -189,7 +189,7 @@ kt_code kt_ledger_may(const char *what, kt_key_state from, kt_key_state to, kt_e
 		return KT_OK;
 	return kt_fail(err, KT_E_REFUSED,
 		       from == KT_KEY_ACTIVE ? "deactivate it first (keyturn key deactivate)"
-					     : "keyturn-key(1), STATES, has what may follow what",
+					     : "keyturn-keys(7), STATES, has what may follow what",
 		       "%s is %s: it cannot become %s", what, kt_key_state_name(from), kt_key_state_name(to));
 }
 

@@ -8,6 +8,7 @@
 #include "base/codec.h"
 #include "base/file.h"
 #include "base/kcv.h"
+#include "orchestrator/inventory/custodian.h"
 #include "orchestrator/turn/pins.h"
 #include "orchestrator/turn/probed.h"
 #include "pkcs11/owner.h"
@@ -202,13 +203,42 @@ kt_code kt_hsm_make_escrow_key(kt_hsm *hsm, bool *made, char *kcv, kt_err *err)
 
 /* --- key.escrow --------------------------------------------------------------------------------------------------- */
 
-static kt_code escrow_path(const call *c, char path[PATH_LEN], kt_err *err)
+/* The custodians' public keys go along. */
+static kt_code add_custodian(const kt_custodian *custodian, cJSON *all, kt_err *err)
 {
-	if (snprintf(path, PATH_LEN, "%s/escrow", c->hsm->opt.state) >= PATH_LEN - KT_RUN_MAX - 8)
+	char digest[KT_SHA256_HEX];
+	kt_buf pem = KT_BUF_INIT;
+	cJSON *o = cJSON_CreateObject();
+	kt_code rc = kt_custodian_read(custodian, &pem, digest, err);
+	if (rc == KT_OK)
+		rc = kt_json_add_str(o, "name", custodian->name, err);
+	if (rc == KT_OK)
+		rc = kt_json_add_str(o, "pem", kt_buf_cstr(&pem), err);
+	kt_buf_free(&pem);
+	if (rc == KT_OK && cJSON_AddItemToArray(all, o))
+		return KT_OK;
+	cJSON_Delete(o);
+	return rc != KT_OK ? rc : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+}
+
+static kt_code add_custodians(const call *c, cJSON *args, kt_err *err)
+{
+	KT_TRY(kt_json_add(args, "custodians", cJSON_CreateArray(), err));
+	cJSON *all = cJSON_GetObjectItemCaseSensitive(args, "custodians");
+	for (size_t i = 0; i < c->hsm->opt.custodians_count; i++)
+		KT_TRY(add_custodian(&c->hsm->opt.custodians[i], all, err));
+	return KT_OK;
+}
+
+/* `custodian`: NULL for the escrow under the wrapping key. */
+static kt_code escrow_path(const call *c, const char *custodian, char path[PATH_LEN], kt_err *err)
+{
+	if (snprintf(path, PATH_LEN, "%s/escrow", c->hsm->opt.state) >= PATH_LEN - KT_RUN_MAX - KT_NAME_MAX - 9)
 		return kt_fail(err, KT_E_INPUT, "use a shorter path", "the path of the state folder is too long");
 	KT_TRY(kt_file_mkdirs(path, 0700, err));
 	size_t n = strlen(path);
-	(void)snprintf(path + n, PATH_LEN - n, "/%s.json", c->run);
+	(void)snprintf(path + n, PATH_LEN - n, "/%s%s%s.json", c->run, custodian ? "." : "",
+		       custodian ? custodian : "");
 	return KT_OK;
 }
 
@@ -225,18 +255,40 @@ static kt_code escrow_write(const char *path, const cJSON *json, kt_err *err)
 	return rc;
 }
 
-static kt_code escrow_read(const call *c, const char *path, kt_blob *blob, kt_err *err)
+static kt_code escrow_read(const call *c, const char *path, kt_blob_purpose purpose, kt_blob *blob, kt_err *err)
 {
 	kt_buf text = {.max = BLOB_FILE_MAX};
 	kt_code rc = kt_file_read(path, &text, err);
 	if (rc == KT_OK)
 		rc = kt_blob_from_text(path, text.data, text.len, blob, err);
 	kt_buf_free(&text);
-	if (rc == KT_OK && (blob->purpose != KT_BLOB_ESCROW || strcmp(blob->run, c->run) != 0))
+	if (rc == KT_OK && (blob->purpose != purpose || strcmp(blob->run, c->run) != 0))
 		return kt_fail(err, KT_E_KEY, "put the escrow of this run back from a copy",
-			       "%s: this is not the escrow of run %s, but a wrapped key for %s of run \"%s\"", path,
-			       c->run, kt_blob_purpose_name(blob->purpose), blob->run);
+			       "%s: this is not the %s of run %s, but a wrapped key for %s of run \"%s\"", path,
+			       kt_blob_purpose_name(purpose), c->run, kt_blob_purpose_name(blob->purpose), blob->run);
 	return rc;
+}
+
+/* Only the custodian can open it; that it is whole on the disk is what can be seen here. */
+static kt_code custodian_keep(const call *c, cJSON *row, kt_err *err)
+{
+	char path[PATH_LEN];
+	const char *name, *digest;
+	kt_blob blob;
+	cJSON *json = cJSON_DetachItemFromObjectCaseSensitive(row, "blob");
+	kt_code rc = kt_json_str(row, "name", &name, err);
+	if (rc == KT_OK)
+		rc = kt_json_str(row, "spki_sha256", &digest, err);
+	if (rc == KT_OK)
+		rc = escrow_path(c, name, path, err);
+	if (rc == KT_OK)
+		rc = escrow_write(path, json, err);
+	cJSON_Delete(json);
+	KT_TRY(rc);
+	KT_TRY(escrow_read(c, path, KT_BLOB_CUSTODIAN, &blob, err));
+	if (strcmp(blob.custodian, name) != 0 || strcmp(blob.spki_sha256, digest) != 0)
+		return kt_fail(err, KT_E_IO, "look at the disk", "%s is not what was written", path);
+	return kt_json_add_str(row, "path", path, err);
 }
 
 /* S3: what was written to the disk opens inside the HSM to the very key. */
@@ -244,7 +296,7 @@ static kt_code escrow_recover(const call *c, const char *path, kt_err *err)
 {
 	kt_blob blob;
 	cJSON *none;
-	KT_TRY(escrow_read(c, path, &blob, err));
+	KT_TRY(escrow_read(c, path, KT_BLOB_ESCROW, &blob, err));
 	kt_code rc = ask(c, "key.recover", &blob, &none, err);
 	cJSON_Delete(none);
 	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "%s", path);
@@ -255,12 +307,15 @@ static kt_code escrow_keep(const call *c, cJSON *result, kt_err *err)
 {
 	char path[PATH_LEN];
 	cJSON *blob = cJSON_DetachItemFromObjectCaseSensitive(result, "blob");
-	kt_code rc = escrow_path(c, path, err);
+	kt_code rc = escrow_path(c, NULL, path, err);
 	if (rc == KT_OK)
 		rc = escrow_write(path, blob, err);
 	cJSON_Delete(blob);
 	KT_TRY(rc);
 	KT_TRY(escrow_recover(c, path, err));
+	const cJSON *custodians = cJSON_GetObjectItemCaseSensitive(result, "custodians");
+	for (cJSON *row = custodians ? custodians->child : NULL; row; row = row->next)
+		KT_TRY(custodian_keep(c, row, err));
 	KT_TRY(kt_json_add_str(result, "path", path, err));
 	return kt_json_add_bool(result, "recovered", true, err);
 }
@@ -307,8 +362,9 @@ static const struct verb {
 	kt_code (*prepare)(const call *c, cJSON *args, kt_err *err); /* adds what the owner needs */
 	kt_code (*keep)(const call *c, cJSON *result, kt_err *err);  /* does the rest with what it answered */
 } verbs[] = {
-	{"hsm.check", NULL, probe_once}, {"key.generate", NULL, NULL},       {"key.escrow", NULL, escrow_keep},
-	{"key.wrap", add_pinned, NULL},  {"key.rehearse", add_pinned, NULL},
+	{"hsm.check", add_custodians, probe_once},   {"key.generate", NULL, NULL},
+	{"key.escrow", add_custodians, escrow_keep}, {"key.wrap", add_pinned, NULL},
+	{"key.rehearse", add_pinned, NULL},
 };
 
 static const struct verb *find_verb(const char *name)

@@ -9,6 +9,7 @@
 #define KT_TURN_HSM_H
 
 #include "base/json.h"
+#include "orchestrator/inventory/inventory.h"
 #include "wire/message.h"
 
 #define KT_HSM_SUBCOMMAND "hsm-owner" /* the hidden one under which a program calls kt_hsm_serve */
@@ -21,8 +22,10 @@ typedef struct kt_hsm_options {
 	const char *escrow_label; /* label of the wrapping key */
 	const char *state;        /* the coordinator's state folder: escrow/ and nodes/ are in it */
 	const char *cluster;
-	int64_t call_ms;   /* how long one C_* call may take */
-	unsigned sessions; /* at a time */
+	int64_t call_ms;                /* how long one C_* call may take */
+	unsigned sessions;              /* at a time */
+	const kt_custodian *custodians; /* borrowed: who gets a copy of each escrow */
+	size_t custodians_count;
 } kt_hsm_options;
 
 /* Start the token's owner: it opens the token and logs in, the one place where a PIN is used. The thread that calls

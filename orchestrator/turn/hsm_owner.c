@@ -27,7 +27,7 @@ typedef struct call {
 	kt_token *token;
 	const char *cluster, *escrow_key, *run, *node, *pem, *spki_sha256;
 	unsigned accepts; /* formats, as of kt_blob_address */
-	const cJSON *blob;
+	const cJSON *blob, *custodians;
 	cJSON *result;
 } call;
 
@@ -44,6 +44,7 @@ static kt_code read_call(const kt_owner_task *task, call *c, kt_err *err)
 	KT_TRY(kt_json_opt_int(task->args, "accepts", 0, 0, (1 << KT_BLOB_FORMATS) - 1, &accepts, err));
 	c->accepts = (unsigned)accepts;
 	c->blob = cJSON_GetObjectItemCaseSensitive(task->args, "blob");
+	c->custodians = cJSON_GetObjectItemCaseSensitive(task->args, "custodians");
 	return KT_OK;
 }
 
@@ -128,6 +129,33 @@ static kt_code nonce_make(uint8_t nonce[NONCE_LEN], kt_err *err)
 	return KT_OK;
 }
 
+/* --- custodians --------------------------------------------------------------------------------------------------- */
+
+/* Call `with` for each custodian's public key, imported for that time. */
+typedef kt_code with_custodian(const call *c, const char *name, const kt_token_node_key *public, const void *cookie,
+			       kt_err *err);
+
+static kt_code one_custodian(const call *c, const cJSON *row, with_custodian *with, const void *cookie, kt_err *err)
+{
+	const char *name, *pem;
+	kt_token_node_key public;
+	KT_TRY(kt_json_str(row, "name", &name, err));
+	KT_TRY(kt_json_str(row, "pem", &pem, err));
+	kt_code rc = kt_token_import_node_key(c->token, pem, strlen(pem), &public, err);
+	if (rc == KT_OK) {
+		rc = with ? with(c, name, &public, cookie, err) : KT_OK;
+		kt_token_drop_node_key(c->token, &public);
+	}
+	return rc == KT_OK ? rc : kt_err_prefix(err, rc, "custodian %s", name);
+}
+
+static kt_code each_custodian(const call *c, with_custodian *with, const void *cookie, kt_err *err)
+{
+	for (const cJSON *row = c->custodians ? c->custodians->child : NULL; row; row = row->next)
+		KT_TRY(one_custodian(c, row, with, cookie, err));
+	return KT_OK;
+}
+
 /* --- hsm.check ---------------------------------------------------------------------------------------------------- */
 
 static kt_code act_check(const call *c, kt_err *err)
@@ -136,6 +164,7 @@ static kt_code act_check(const call *c, kt_err *err)
 	kt_token_formats formats;
 	KT_TRY(kt_token_check(c->token, err));
 	KT_TRY(find_escrow_key(c, &escrow, err));
+	KT_TRY(each_custodian(c, NULL, NULL, err));
 	KT_TRY(kt_token_probe_formats(c->token, &formats, err));
 	if (!formats.rfc5649 && !formats.rfc3394)
 		return kt_fail(
@@ -212,7 +241,26 @@ static kt_code add_proof(const call *c, const kt_token_key *key, kt_err *err)
 	return add_hex(c->result, "proof", proof, sizeof proof, err);
 }
 
-/* The new key under the wrapping key, as a blob. */
+/* A custodian's copy: name, spki_sha256 and blob, in result.custodians. */
+static kt_code wrap_for_custodian(const call *c, const char *name, const kt_token_node_key *public, const void *key,
+				  kt_err *err)
+{
+	const kt_blob_address address = {.purpose = KT_BLOB_CUSTODIAN, .run = c->run, .custodian = name};
+	kt_blob blob;
+	cJSON *json;
+	cJSON *row = cJSON_CreateObject();
+	if (!row || !cJSON_AddItemToArray(cJSON_GetObjectItemCaseSensitive(c->result, "custodians"), row)) {
+		cJSON_Delete(row);
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	}
+	KT_TRY(kt_token_wrap_for_node(c->token, key, public, &address, &blob, err));
+	KT_TRY(kt_blob_to_json(&blob, &json, err));
+	KT_TRY(kt_json_add(row, "blob", json, err));
+	KT_TRY(kt_json_add_str(row, "name", name, err));
+	return kt_json_add_str(row, "spki_sha256", public->spki_sha256, err);
+}
+
+/* The new key under the wrapping key, and to each custodian, as blobs. */
 static kt_code act_escrow(const call *c, kt_err *err)
 {
 	const kt_blob_address address = {.purpose = KT_BLOB_ESCROW, .run = c->run};
@@ -226,6 +274,9 @@ static kt_code act_escrow(const call *c, kt_err *err)
 	KT_TRY(kt_blob_to_json(&blob, &json, err));
 	KT_TRY(kt_json_add(c->result, "blob", json, err));
 	KT_TRY(kt_json_add_str(c->result, "wrapping_key", wrapping.label, err));
+	KT_TRY(kt_json_add_str(c->result, "wrapping_kcv", wrapping.kcv, err));
+	KT_TRY(kt_json_add(c->result, "custodians", cJSON_CreateArray(), err));
+	KT_TRY(each_custodian(c, wrap_for_custodian, &key, err));
 	KT_TRY(add_proof(c, &key, err));
 	return add_kcv(c->result, key.kcv, err);
 }
