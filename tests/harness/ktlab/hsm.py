@@ -36,3 +36,17 @@ class SoftHsm(Token):
             if label and serial and label.group(1) == self.label:
                 return serial.group(1)
         raise LabError(f"the new token {self.label} is not listed by softhsm2-util")
+
+    def delete(self):
+        """The token is gone, as if its HSM had burnt; the others of this configuration stay."""
+        self._util("--delete-token", "--token", self.label, "--serial", self.serial)
+
+    def create_again(self):
+        """A fresh token of the same label, with another serial and nothing in it."""
+        self._util("--init-token", "--free", "--label", self.label, "--so-pin", self.so_pin, "--pin", self.pin)
+        self.serial = self._read_serial()
+
+    def add(self, label):
+        """The URI of a further token in the same configuration: a module serves one configuration for each process."""
+        self._util("--init-token", "--free", "--label", label, "--so-pin", self.so_pin, "--pin", self.pin)
+        return lambda object, **changes: self.uri(object, token=label, serial=None, **changes)
