@@ -13,7 +13,7 @@ import pytest
 from conftest import need_token
 from ktlab import tokens
 from ktlab.coordinator import HSM, OK, ROLLED_BACK
-from ktlab.running import TO, Running, told
+from ktlab.running import TO, Gate, Running, told
 
 pytestmark = pytest.mark.systemd
 
@@ -103,23 +103,6 @@ def test_a_token_that_is_not_there(lab):
     assert not lab.journal.intents("stop")
 
 
-GATE = """
-		{
-			"name": "gate", "phase": "key", "title": "wait for the test", "on": "rekey", "do": "command",
-			"with": {"command": {"argv": ["/bin/sh", "-c", "until test -e /srv/looker/open; do sleep 0.05; done"], "timeout_s": 60},
-				 "expect": {"exit": 0}}
-		},"""
-
-
-def with_gate(path):
-    """The shipped playbook, with a step between receive and install that waits for /srv/looker/open."""
-    with open(os.path.join(os.path.dirname(__file__), "../../playbooks/looker.json"), encoding="utf-8") as f:
-        text = f.read()
-    at = text.rindex("\t\t{", 0, text.index('"name": "install"'))
-    path.write_text(text[:at] + GATE.lstrip("\n") + "\n" + text[at:])
-    return str(path)
-
-
 def rot(slot):
     """One character of the wrapped key becomes another, and the record's checksum is made to fit: it is for the token to see."""
     with open(slot, encoding="utf-8") as f:
@@ -133,19 +116,15 @@ def rot(slot):
     os.chmod(slot, 0o400)
 
 
-def test_wrapped_keys_that_rot_on_the_nodes(lab, tmp_path):
+def test_wrapped_keys_that_rot_on_the_nodes(lab):
     """What was received changes before it is installed. Every kind of token refuses it, each in its own words, and we in ours."""
-    lab.rewrite(key=TO, playbook=with_gate(tmp_path / "gated.json"))
-    running = Running(lab).wait("gate")
-    for node in lab.nodes:
-        [slot] = glob.glob(node.path(f"{STATE}/slots/*.json"))
-        rot(slot)
-    gate = os.path.join(lab.cluster.shared, "open")
-    with open(gate, "w", encoding="utf-8"):
-        pass
-    result = running.finish(check=ROLLED_BACK)
-    os.unlink(gate)
-    lab.rewrite(key=TO)
+    with Gate(lab, before="install") as gate:
+        running = Running(lab).wait("gate")
+        for node in lab.nodes:
+            [slot] = glob.glob(node.path(f"{STATE}/slots/*.json"))
+            rot(slot)
+        gate.open()
+        result = running.finish(check=ROLLED_BACK)
     # A TPM of libtpms 0.9 goes into failure mode at such a blob, and has to be started anew.
     of_kind(lab, "tpm").root_run(["systemctl", "restart", "swtpm.service"])
     for node in lab.nodes:

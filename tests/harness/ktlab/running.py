@@ -5,7 +5,7 @@ import glob
 import os
 import time
 
-from . import LabError
+from . import ROOT, LabError
 
 TO = {"to": "file:${dir}/cmk-${run}"}
 WARP = 5  # how much faster the coordinator's timers go in faults: a minute of reaching for a lost node is twelve seconds
@@ -66,6 +66,41 @@ def owner_of(pid):
         return None
 
     return until(find, "an owner of the token")
+
+
+class Gate:
+    """The shipped playbook with one step more, "gate", in front of another of the phase key: it lasts until `open()`. So what a
+    test does meanwhile happens between two steps for certain."""
+
+    STEP = """{{
+			"name": "gate", "phase": "key", "title": "wait for the test", "on": "rekey", "do": "command",
+			"with": {{"command": {{"argv": ["/bin/sh", "-c", "until test -e {path}; do sleep 0.05; done"], "timeout_s": 60}},
+				 "expect": {{"exit": 0}}}}
+		}},
+		"""
+
+    def __init__(self, lab, before):
+        where = os.path.join(os.path.dirname(lab.cluster.variables()["database"]), "gate")
+        self.lab, self.path = lab, lab.local(lab.nodes[0], where)
+        with open(os.path.join(ROOT, "playbooks", "looker.json"), encoding="utf-8") as f:
+            text = f.read()
+        at = text.rindex("{", 0, text.index(f'"name": "{before}"'))
+        self.playbook = os.path.join(lab.folder, "gated.json")
+        with open(self.playbook, "w", encoding="utf-8") as f:
+            f.write(text[:at] + self.STEP.format(path=where) + text[at:])
+
+    def open(self):
+        with open(self.path, "w", encoding="utf-8"):
+            pass
+
+    def __enter__(self):
+        self.lab.rewrite(key=TO, playbook=self.playbook)
+        return self
+
+    def __exit__(self, *_):
+        self.open()
+        os.unlink(self.path)
+        self.lab.rewrite(key=TO)
 
 
 def told(result, *words):
