@@ -63,7 +63,11 @@ static kt_code add_keys(const cJSON *plan, const kt_engine *e, cJSON *s, kt_err 
 	KT_TRY(copy_str(made, "id", new, "id", err));
 	KT_TRY(copy_str(made, "label", new, "label", err));
 	KT_TRY(add_uri(plan, "to", new, err));
-	return copy_str(first_result(plan, e, "key.escrow"), "path", s, "escrow", err);
+	const cJSON *escrow = first_result(plan, e, "key.escrow");
+	const cJSON *custodians = cJSON_GetObjectItemCaseSensitive(escrow, "custodians");
+	if (custodians && custodians->child)
+		KT_TRY(kt_json_add(s, "custodians", cJSON_Duplicate(custodians, 1), err));
+	return copy_str(escrow, "path", s, "escrow", err);
 }
 
 static kt_code add_backup(const kt_target_status *t, cJSON *list, kt_err *err)
@@ -201,6 +205,8 @@ kt_code kt_summary_print(const cJSON *s, kt_buf *out, kt_err *err)
 	KT_TRY(print_key("new key", cJSON_GetObjectItemCaseSensitive(s, "new_key"), out, err));
 	if (text(s, "escrow"))
 		KT_TRY(kt_buf_printf(out, err, "  escrow    %s\n", text(s, "escrow")));
+	cJSON_ArrayForEach(b, cJSON_GetObjectItemCaseSensitive(s, "custodians"))
+		KT_TRY(kt_buf_printf(out, err, "  custodian %s: %s\n", text(b, "name"), text(b, "path")));
 	cJSON_ArrayForEach(b, cJSON_GetObjectItemCaseSensitive(s, "backups"))
 		KT_TRY(kt_buf_printf(out, err, "  backup    %s:%s\n", text(b, "node"), text(b, "archive")));
 	return kt_buf_printf(out, err, "  digest    %s\n", text(s, "digest"));

@@ -5,10 +5,11 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 
 import pytest
-from ktlab import process
+from ktlab import faultpoints, process
 from ktlab.coordinator import AUDIT, BUSY, HSM, INPUT, IO, KEY, OK, REFUSED, USAGE
 
 
@@ -90,6 +91,7 @@ def test_the_token_is_lost(make_lab, tmp_path):
     assert [e["custodian"] for e in key["escrows"]] == ["", "alice", "bob"]
     assert [e["path"] for e in key["escrows"]] == [desk.escrow(run), desk.escrow(run + ".alice"), desk.escrow(run + ".bob")]
     assert key["state"] == "active" and key["on_data"] and key["proof"]
+    assert [c["path"] for c in lab.status()["custodians"]] == [desk.escrow(run + ".alice"), desk.escrow(run + ".bob")]
 
     lab.token.delete()
     lab.token.create_again()
@@ -191,6 +193,61 @@ def test_a_destruction_that_was_cut_off(make_lab):
         assert desk.json("destroy", label, "--yes")[-1]["state"] == "destroyed"
         assert label not in lab.token.objects()
         assert "pending" not in desk.keys()[made["id"]]
+
+
+def settled(desk, label, states):
+    """One key of this name in the ledger, in one of these states, with nothing pending."""
+    found = [key for key in desk.keys().values() if key["label"] == label]
+    assert len(found) == 1 and found[0]["state"] in states and "pending" not in found[0], found
+    return found[0]
+
+
+def test_killed_at_any_step(make_lab):
+    """Killed before and after each durable step of the ledger; the same command again finishes it, or says that it is done."""
+    lab = make_lab(n=1, items=3, faults=True)
+    desk = Desk(lab)
+    place = lab.fault_places[faultpoints.COORDINATOR]
+    place.below(faultpoints.COORDINATOR, desk.folder)
+
+    def at_every_step(verb, prepare, arguments, finished):
+        prepare(verb + "-counted")
+        place.arm(faultpoints.COORDINATOR)
+        desk.run(*arguments(verb + "-counted"))
+        steps = place.count(faultpoints.COORDINATOR)
+        place.disarm(faultpoints.COORDINATOR)
+        assert steps >= 6
+        finished(verb + "-counted")
+        for n in range(1, steps + 1):
+            label = f"{verb}-{n}"
+            prepare(label)
+            place.arm(faultpoints.COORDINATOR, f"{n} {'before' if n % 2 else 'after'}")
+            killed = desk.run(*arguments(label), check=None)
+            assert place.fired(faultpoints.COORDINATOR) and killed.code == -signal.SIGKILL, killed
+            place.disarm(faultpoints.COORDINATOR)
+            again = desk.run(*arguments(label), check=None)
+            assert again.code in (OK, REFUSED), again  # refused: the first one came to its end
+            finished(label)
+
+    def made(label):
+        key = settled(desk, label, ["pre-active"])
+        assert lab.token.objects().count(f"label:      {label}\n") == 1 and key["kcv"]
+
+    def gone(label):
+        settled(desk, label, ["destroyed"])
+        assert f"label:      {label}\n" not in lab.token.objects()
+
+    at_every_step("generate", lambda label: None, lambda label: ["generate", lab.token.uri(label)], made)
+    at_every_step("destroy", lambda label: desk.run("generate", lab.token.uri(label)),
+                  lambda label: ["destroy", label, "--yes"], gone)
+
+    blobs = {}
+
+    def lose(label):
+        made = desk.json("generate", lab.token.uri(label))[-1]
+        blobs[label] = desk.json("escrow", label)[-1]["escrows"][0]["path"]
+        lab.token.tool("--delete-object", "--type", "secrkey", "--id", made["id"])
+
+    at_every_step("recover", lose, lambda label: ["recover", label, blobs[label]], made)
 
 
 def write_ledger(desk, ledger):
