@@ -30,7 +30,21 @@ def leftovers():
     assert cleanup.cleanup() == 0
 
 
-def laboratories(bin_folder):
+@pytest.fixture(scope="session")
+def need_token():
+    """need_token(kind) skips, and says what is missing; under CI, which installs as root what the tests need, it is a failure."""
+
+    def need(kind):
+        why = tokens.missing(kind)
+        if why and os.environ.get("CI") == "true" and os.getuid() == 0:
+            pytest.fail(f"token {kind}: {why}")
+        if why:
+            pytest.skip(f"token {kind}: {why}")
+
+    return need
+
+
+def laboratories(bin_folder, need_token):
     """A function that makes laboratories; when they are closed it is checked that no secret was written (S6)."""
     labs = []
 
@@ -58,28 +72,19 @@ def laboratories(bin_folder):
 
 
 @pytest.fixture
-def make_lab(bin_folder):
+def make_lab(bin_folder, need_token):
     """make_lab(kind="loopback", n=3, items=100, enroll=True, settings=None) → Lab; closed at the end of the test."""
-    yield from laboratories(bin_folder)
+    yield from laboratories(bin_folder, need_token)
 
 
 @pytest.fixture(scope="module")
-def module_lab(bin_folder):
+def module_lab(bin_folder, need_token):
     """The same for a whole module: each of its tests must leave the laboratory up and on a key that all nodes have."""
-    yield from laboratories(bin_folder)
-
-
-def need_token(kind):
-    """Skips, and says what is missing; under CI, which installs as root what the tests need, it is a failure."""
-    why = tokens.missing(kind)
-    if why and os.environ.get("CI") == "true" and os.getuid() == 0:
-        pytest.fail(f"token {kind}: {why}")
-    if why:
-        pytest.skip(f"token {kind}: {why}")
+    yield from laboratories(bin_folder, need_token)
 
 
 @pytest.fixture
-def make_token(tmp_path_factory):
+def make_token(tmp_path_factory, need_token):
     """make_token("softhsm" | "nss" | "opencryptoki" | "tpm") → a running token (ktlab/token.py); ended after the test."""
     with contextlib.ExitStack() as stack:
 

@@ -132,6 +132,16 @@ static void take_out(int *argc, char **argv, int at)
 	(*argc)--;
 }
 
+/* Takes out each of two spellings; true when there was one. */
+static bool take_word(int *argc, char **argv, const char *a, const char *b)
+{
+	int before = *argc;
+	for (int i = 1; i < *argc; i++)
+		if (strcmp(argv[i], a) == 0 || strcmp(argv[i], b) == 0)
+			take_out(argc, argv, i--);
+	return *argc < before;
+}
+
 /* The verb is the first word, or the first two where the first is a group. They are taken out of argv, so that options
  * may stand before and after them. */
 static kt_code choose_verb(int *argc, char **argv, kt_cli *cli, kt_err *err)
@@ -140,14 +150,14 @@ static kt_code choose_verb(int *argc, char **argv, kt_cli *cli, kt_err *err)
 	bool help = has_word(*argc, argv, "-h", "--help");
 	if (has_word(first, argv, "--version", "--version")) {
 		cli->verb = find_verb("version");
-		for (int i = 1; i < *argc; i++)
-			if (strcmp(argv[i], "--version") == 0)
-				take_out(argc, argv, i--);
+		(void)take_word(argc, argv, "--version", "--version");
 		return KT_OK;
 	}
 	if (first == *argc) {
 		cli->verb = find_verb("help");
-		return help || *argc == 1 ? KT_OK : kt_fail(err, KT_E_USAGE, "see `keyturn help`", "no verb was given");
+		return *argc == 1 || take_word(argc, argv, "-h", "--help")
+			       ? KT_OK
+			       : kt_fail(err, KT_E_USAGE, "see `keyturn help`", "no verb was given");
 	}
 	int second = kt_cli_is_group(argv[first]) ? next_word(*argc, argv, first + 1) : *argc;
 	if (second == *argc && help && kt_cli_is_group(argv[first])) {

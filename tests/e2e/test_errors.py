@@ -240,6 +240,12 @@ def test_every_verb_has_help_and_a_man_page(lab, verb):
     assert ".SH NAME" in page and ".SH EXIT STATUS" in page
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])
+def test_without_a_verb_there_is_the_list_of_verbs(lab, arguments):
+    text = lab.keyturn.run(*arguments).out
+    assert "Verbs:" in text and "resume" in text and "Start with `keyturn init`" in text
+
+
 @pytest.mark.parametrize("arguments", [["hsm", "--help"], ["--help", "hsm"], ["help", "hsm"]])
 def test_a_group_of_verbs_has_help(lab, arguments):
     text = lab.keyturn.run(*arguments).out

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ROOT, need_token
+from ktlab import ROOT
 from ktlab.coordinator import HSM, KEY, OK, REFUSED, Keyturn
 
 
@@ -103,7 +103,7 @@ def test_a_module_that_crashes_in_the_middle_costs_a_process_and_leaves_nothing(
     assert "keyturn" not in softhsm.objects()
 
 
-def test_the_page_on_tokens_is_what_the_probe_finds(bin_folder):
+def test_the_page_on_tokens_is_what_the_probe_finds(bin_folder, need_token):
     for kind in ("softhsm", "nss", "opencryptoki", "tpm"):
         need_token(kind)
     done = subprocess.run([os.path.join(ROOT, "scripts", "tokens"), bin_folder, "--check"], capture_output=True, text=True,

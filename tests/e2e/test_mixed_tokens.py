@@ -10,7 +10,6 @@ import re
 import sqlite3
 
 import pytest
-from conftest import need_token
 from ktlab import tokens
 from ktlab.coordinator import HSM, OK, ROLLED_BACK
 from ktlab.running import TO, Gate, Running, told
@@ -22,7 +21,7 @@ STATE = "/var/lib/keyturn"
 
 
 @pytest.fixture(scope="module")
-def lab(module_lab):
+def lab(module_lab, need_token):
     """The node of a kind is node(kind). Each test leaves the cluster up, on a key that all nodes have."""
     for kind in KINDS[1:]:
         need_token(kind)
@@ -133,7 +132,7 @@ def test_wrapped_keys_that_rot_on_the_nodes(lab):
     lab.assert_on_old_key()
 
 
-def test_a_turn_by_nss(lab):
+def test_a_turn_by_nss(lab, need_token):
     """The coordinator moves to another token: a new wrapping key there, the nodes' keys stay."""
     need_token("nss")
     with tokens.make("nss", os.path.join(lab.folder, "coordinator-nss")) as nss:
