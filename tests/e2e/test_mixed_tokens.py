@@ -52,7 +52,7 @@ def private_keys(node):
         return database.execute(query).fetchone()[0]
 
 
-def test_each_transport_key_is_where_the_inventory_says(lab):
+def assert_one_key_each(lab):
     """The file's node has a private key in a file; the others have one in their token, and nowhere else."""
     for node in lab.nodes:
         files = node.root_run(["grep", "-rl", "PRIVATE KEY", STATE], check=False).stdout.split()
@@ -60,6 +60,10 @@ def test_each_transport_key_is_where_the_inventory_says(lab):
             assert private_keys(node) == 1 and files == [], node.name
         else:
             assert len(files) == 1, node.name
+
+
+def test_each_transport_key_is_where_the_inventory_says(lab):
+    assert_one_key_each(lab)
 
 
 def test_a_turn_by_softhsm(lab):
@@ -130,6 +134,21 @@ def test_wrapped_keys_that_rot_on_the_nodes(lab):
         assert re.search(rf"install {node.name}: failed: .*it was damaged", result.out), result
         told(result, node.name, *([f'"{node.token.label}"'] if node.token else []))
     lab.assert_on_old_key()
+
+
+def pinned(lab):
+    """{node: its public key}, as the coordinator keeps it."""
+    folder = os.path.join(lab.cluster.state_folder, "nodes")
+    return {name: content(os.path.join(folder, f"{name}.pem")) for name in lab.cluster.names()}
+
+
+def test_every_transport_key_is_changed(lab):
+    """In each kind of token: another pair is there, and the old one is not."""
+    before = pinned(lab)
+    lab.keyturn.run("enroll", "--rotate-transport")
+    after = pinned(lab)
+    assert not set(before.values()) & set(after.values()) and len(set(after.values())) == len(KINDS)
+    assert_one_key_each(lab)
 
 
 def test_a_turn_by_nss(lab, need_token):

@@ -57,3 +57,14 @@ def test_a_token_that_does_not_start_shows_its_log(tpm):
     os.rename(os.path.join(tpm.folder, "tpm"), os.path.join(tpm.folder, "gone"))
     with pytest.raises(LabError, match="(?s)does not start.*log.*tpm"):
         tpm.start()
+
+
+def test_a_missing_token_is_skipped_and_fails_in_ci(monkeypatch, need_token):
+    monkeypatch.setattr(tokens, "missing", lambda kind: "it is not installed (package x)")
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="token tpm: it is not installed"):
+        need_token("tpm")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="token tpm: it is not installed"):
+        need_token("tpm")
