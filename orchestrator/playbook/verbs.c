@@ -118,7 +118,7 @@ static const kt_verb table[] = {
 	 .results = "line ",
 	 .args = {NEED("path", STRING), MAY("has", ARRAY), MAY("lacks", ARRAY), MAY("since_ms", INT)}},
 	{.name = "file.remove", NODE, .changes = true, .results = "", .args = {NEED("path", STRING)}},
-	{.name = "hsm.check", CLUSTER, .results = "token serial escrow_format node_format escrow_kcv "},
+	{.name = "hsm.check", CLUSTER, .results = "token serial escrow_format node_format escrow_kcv probed "},
 	{.name = "key.generate", CLUSTER, .changes = true, .results = "id label kcv kcv_method "},
 	{.name = "key.escrow", CLUSTER, .changes = true, .results = "path wrapping_key recovered kcv kcv_method "},
 	{.name = "key.wrap",

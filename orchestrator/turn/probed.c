@@ -100,6 +100,17 @@ static kt_code compare(const cJSON *was, const cJSON *is, kt_err *err)
 	return KT_OK;
 }
 
+/* Another keyturn may have kept it. */
+static kt_code check_format(const cJSON *report, kt_err *err)
+{
+	const char *format;
+	KT_TRY(kt_json_str(report, "format", &format, err));
+	if (strcmp(format, "keyturn-probe/1") == 0)
+		return KT_OK;
+	return kt_fail(err, KT_E_REFUSED, "run `keyturn hsm probe` again",
+		       "what is kept of the token's probe is of another version of keyturn (%.40s)", format);
+}
+
 static kt_code check_fit(const cJSON *report, kt_err *err)
 {
 	const cJSON *verdict;
@@ -126,7 +137,9 @@ kt_code kt_probed_check(const char *state, const cJSON *token, bool *kept, kt_er
 	if (!report)
 		return KT_OK;
 	*kept = true;
-	kt_code rc = kt_json_object(report, "token", &was, err);
+	kt_code rc = check_format(report, err);
+	if (rc == KT_OK)
+		rc = kt_json_object(report, "token", &was, err);
 	if (rc == KT_OK)
 		rc = compare(was, token, err);
 	if (rc == KT_OK)

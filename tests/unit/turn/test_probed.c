@@ -129,6 +129,19 @@ static void a_damaged_record_is_told(void **unused)
 	cJSON_Delete(r);
 }
 
+static void another_format_is_refused(void **unused)
+{
+	(void)unused;
+	kt_err err = KT_ERR_INIT;
+	bool kept;
+	cJSON *r = report("format", true);
+	assert_true(cJSON_ReplaceItemInObjectCaseSensitive(r, "format", cJSON_CreateString("keyturn-probe/9")));
+	assert_kt_ok(kt_probed_keep(state, r, &err));
+	assert_kt_fails(KT_E_REFUSED, kt_probed_check(state, token_of(r), &kept, &err));
+	assert_non_null(strstr(err.msg, "keyturn-probe/9"));
+	cJSON_Delete(r);
+}
+
 static void a_serial_is_no_path(void **unused)
 {
 	(void)unused;
@@ -149,13 +162,10 @@ static void a_serial_is_no_path(void **unused)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(what_was_never_probed_is_no_change),
-		cmocka_unit_test(the_same_token_is_taken),
-		cmocka_unit_test(a_changed_token_is_refused),
-		cmocka_unit_test(a_moved_module_is_no_change),
-		cmocka_unit_test(an_unfit_token_is_refused),
-		cmocka_unit_test(a_damaged_record_is_told),
-		cmocka_unit_test(a_serial_is_no_path),
+		cmocka_unit_test(what_was_never_probed_is_no_change), cmocka_unit_test(the_same_token_is_taken),
+		cmocka_unit_test(a_changed_token_is_refused),         cmocka_unit_test(a_moved_module_is_no_change),
+		cmocka_unit_test(an_unfit_token_is_refused),          cmocka_unit_test(a_damaged_record_is_told),
+		cmocka_unit_test(another_format_is_refused),          cmocka_unit_test(a_serial_is_no_path),
 	};
 	return cmocka_run_group_tests(tests, make_folder, NULL);
 }
