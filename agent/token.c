@@ -11,7 +11,7 @@
 #include "base/record.h"
 #include "pkcs11/transport.h"
 
-enum { OPEN_MS = 20000, MAKE_MS = 100000, ENVIRONMENT_MAX = 512 };
+enum { OPEN_MS = 10000, MAKE_MS = 100000, ENVIRONMENT_MAX = 512 };
 
 #define DEFAULT_LABEL "keyturn-transport"
 
@@ -168,6 +168,14 @@ static kt_code start_owner(const kt_node_token *t, const kt_uri *uri, int64_t ca
 	return refused ? note_refusal(t->state, uri, err) : rc;
 }
 
+/* Most errors name the token already, by what it says of itself. */
+static kt_code name_token(const kt_uri *uri, kt_code rc, kt_err *err)
+{
+	if (err && strstr(err->msg, "token \""))
+		return kt_err_prefix(err, rc, "on this node");
+	return kt_err_prefix(err, rc, "this node's token \"%s\"", uri->token[0] ? uri->token : uri->serial);
+}
+
 /* One request to a fresh owner. Takes over r->args' object. */
 static kt_code ask(const kt_node_token *t, int64_t call_ms, cJSON *args, kt_owner_request *r, kt_err *err)
 {
@@ -187,8 +195,7 @@ static kt_code ask(const kt_node_token *t, int64_t call_ms, cJSON *args, kt_owne
 	kt_owner_end(owner);
 	cJSON_Delete(args);
 	r->args = NULL;
-	return rc == KT_OK ? KT_OK
-			   : kt_err_prefix(err, rc, "this node's token \"%s\"", uri.token[0] ? uri.token : uri.serial);
+	return rc == KT_OK ? KT_OK : name_token(&uri, rc, err);
 }
 
 static kt_code add_base64(cJSON *o, const char *name, const void *bytes, size_t n, kt_err *err)

@@ -225,6 +225,23 @@ static kt_code find_rollback(kt_ctx *c, int64_t *begun_ms, kt_err *err)
 	return rc;
 }
 
+/* The nodes of a finished turn have to get its key once more, as it was wrapped for them then. */
+static kt_code can_deliver_again(kt_ctx *c, kt_err *err)
+{
+	kt_replay replay;
+	kt_plan_pins *pins;
+	KT_TRY(kt_replay_run(c->journal, c->run, &replay, err));
+	kt_code rc = KT_OK;
+	if (kt_engine_state(replay.engine).state == KT_RUN_TURNED) {
+		rc = kt_plan_pins_new(replay.plan, &pins, err);
+		if (rc == KT_OK)
+			rc = kt_plan_pins_check(pins, c->cluster.state, err);
+		kt_plan_pins_free(pins);
+	}
+	kt_replay_free(&replay);
+	return rc;
+}
+
 static kt_code confirm_rollback(const kt_ctx *c, int64_t begun_ms, kt_err *err)
 {
 	char since[KT_TIME_TEXT];
@@ -253,6 +270,7 @@ static kt_code rollback(kt_ctx *c, kt_report *report, kt_err *err)
 	KT_TRY(kt_ctx_open_journal(c, KT_JOURNAL_WRITE, err));
 	KT_TRY(choose_run(c, c->run, err));
 	KT_TRY(find_rollback(c, &begun_ms, err));
+	KT_TRY(can_deliver_again(c, err));
 	KT_TRY(confirm_rollback(c, begun_ms, err));
 	KT_TRY(kt_ctx_open_nodes(c, err));
 	kt_turn_options o = turn_options(c, c->run, report);

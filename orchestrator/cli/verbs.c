@@ -124,7 +124,9 @@ static const kt_cli_verb verbs[] = {
 	 "the\n"
 	 "node, and what was broken off is brought to its end by enrolling again. A node that has lost its key is "
 	 "taken\n"
-	 "back with --replace NODE.",
+	 "back with --replace NODE. A finished turn can be rolled back only as long as its nodes have the transport "
+	 "keys\n"
+	 "that they had in it.",
 	 "3 4 7 8 10", enroll_options, kt_verb_enroll},
 	{"doctor", "", 0, "the preflight alone: every finding with its remedy",
 	 "Runs every preflight check of the playbook on every node and in the HSM, the rehearsal with a throw-away "

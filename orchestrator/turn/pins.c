@@ -230,6 +230,29 @@ const char *kt_plan_pins_find(kt_plan_pins *p, const char *node)
 	return NULL;
 }
 
+static kt_code check_one(const char *state, const char *node, const char *spki, kt_err *err)
+{
+	kt_pin pin;
+	bool found;
+	KT_TRY(kt_pin_load(state, node, &found, &pin, err));
+	bool same = found && strcmp(pin.spki_sha256, spki) == 0;
+	kt_pin_free(&pin);
+	return same ? KT_OK
+		    : kt_fail(err, KT_E_REFUSED,
+			      "keyturn-recovery(7) says how a backup is restored and a key recovered by hand",
+			      "the transport key of %s was changed since: what was wrapped for it in this run opens "
+			      "no more",
+			      node);
+}
+
+kt_code kt_plan_pins_check(const kt_plan_pins *p, const char *state, kt_err *err)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (p->list[i].spki_sha256)
+			KT_TRY(check_one(state, p->list[i].node, p->list[i].spki_sha256, err));
+	return KT_OK;
+}
+
 void kt_plan_pins_free(kt_plan_pins *p)
 {
 	free(p);

@@ -38,6 +38,8 @@ typedef struct kt_plan_pins kt_plan_pins;
 KT_MUST_CHECK kt_code kt_plan_pins_new(const cJSON *plan, kt_plan_pins **out, kt_err *err);
 /* The digest of a node's key; NULL when the plan names none. */
 const char *kt_plan_pins_find(kt_plan_pins *p, const char *node);
+/* Is each of them still the pinned one? KT_E_REFUSED names the first node where it is not. */
+KT_MUST_CHECK kt_code kt_plan_pins_check(const kt_plan_pins *p, const char *state, kt_err *err);
 void kt_plan_pins_free(kt_plan_pins *p);
 
 #endif

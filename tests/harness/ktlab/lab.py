@@ -17,7 +17,7 @@ KEY_FILES = "cmk*"
 
 
 class Lab:
-    """`kind` is "loopback" or "systemd", `token` the coordinator's, one of tokens.KINDS, `node_tokens` (systemd) those of the
+    """`kind` is "loopback" or "systemd", `token` the coordinator's, one of tokens.KINDS, `node_tokens` those of the
     nodes by position. The application runs with `items` items; nothing is enrolled yet. With `faults`, `fault_places` has a
     faultpoints.Place for "coordinator" and one for each node by name."""
 

@@ -12,7 +12,7 @@ import signal
 import struct
 import subprocess
 
-from . import app, process, ssh
+from . import app, process, ssh, tokens
 from .cluster import QUIET, Cluster, Node
 from .state import State
 
@@ -89,12 +89,27 @@ def end(folder):
     return True
 
 
-class LoopbackCluster(Cluster):
-    """A context manager; `keep()` lets it outlive the process."""
+class NodeToken:
+    """A token of this machine as one node's: the variables that its module needs stand in cluster.json, for that node alone."""
 
-    def __init__(self, n, folder, bin_folder, name="looker", settings=None, preload=None):
+    def __init__(self, token):
+        self.token = token
+
+    def __getattr__(self, name):
+        return getattr(self.token, name)
+
+    def uri(self, object="keyturn-transport", **changes):
+        return {"uri": self.token.uri(object, **changes), "environment": self.token.env}
+
+
+class LoopbackCluster(Cluster):
+    """A context manager; `keep()` lets it outlive the process. `node_tokens`: the kinds of the nodes' tokens by position, None
+    for a node without one (openCryptoki cannot be one of several here)."""
+
+    def __init__(self, n, folder, bin_folder, name="looker", settings=None, preload=None, node_tokens=None):
         super().__init__(folder, name)
         self.preload = preload
+        self.node_tokens = node_tokens or []
         self.bin = os.path.abspath(bin_folder)
         self.user = pwd.getpwuid(os.getuid()).pw_name
         self.settings = settings or {}
@@ -116,6 +131,8 @@ class LoopbackCluster(Cluster):
         """Ends the applications and the sshds."""
         for node in self.nodes:
             self.kill_app(node)
+            if node.token:
+                node.token.close()
         self.state.teardown()
 
     def keep(self):
@@ -163,6 +180,9 @@ class LoopbackCluster(Cluster):
             f.write(app.env_text(LKR_MASTER_KEY_FILE=key_file))
         client = ssh.Client(self.user, address, port, self.identity, os.path.join(self.folder, "ssh", "known_hosts"))
         node = Node(name, address, port, client, looker, env_file, app_port, host_key + ".pub")
+        kind = self.node_tokens[len(self.nodes)] if len(self.nodes) < len(self.node_tokens) else None
+        if kind:
+            node.token = NodeToken(tokens.KINDS[kind](os.path.join(folder, "token"), f"kt-{name}"))
         node.app = app.App(node, lambda command, **options: self._in_looker(node, command, **options))
         return node
 
