@@ -268,8 +268,7 @@ static bool means_lost(CK_RV rv)
 static bool pin_untried(CK_RV rv)
 {
 	return rv == CKR_OK || rv == CKR_USER_ALREADY_LOGGED_IN || rv == CKR_USER_ANOTHER_ALREADY_LOGGED_IN ||
-	       rv == CKR_PIN_LOCKED ||
-	       means_lost(rv);
+	       rv == CKR_PIN_LOCKED || means_lost(rv);
 }
 
 bool kt_p11_lost(void)

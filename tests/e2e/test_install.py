@@ -39,12 +39,25 @@ def test_nothing_is_missing_and_nothing_is_left_over(prefix):
                  and name.endswith(".json")}
     assert there == pages | playbooks | {
         "bin/keyturn", "bin/keyturn-store", "libexec/keyturn/agent/keyturn-agent", "libexec/keyturn/agent/libcjson.so.1",
+        "libexec/keyturn/agent/libp11-kit.so.0", "libexec/keyturn/agent/libffi.so.8",
         "share/man/man1/keyturn.1", "share/man/man1/keyturn-store.1", "share/man/man5/keyturn-cluster.json.5",
         "share/man/man5/keyturn-playbook.5", "share/man/man7/keyturn-keys.7", "share/man/man7/keyturn-recovery.7", "share/man/man8/keyturn-agent.8",
         "share/doc/keyturn/DESIGN.md", "share/doc/keyturn/FORMATS.md", "share/doc/keyturn/SAFETY.md",
         "share/doc/keyturn/TOKENS.md"}
     for path in there:
         assert os.access(os.path.join(prefix, path), os.X_OK) == ("bin/" in path or path.endswith("-agent")), path
+
+
+def test_the_agent_brings_its_libraries(prefix):
+    """A node needs a libc and nothing else: whatever else is loaded lies beside the agent."""
+    folder = os.path.join(prefix, "libexec/keyturn/agent")
+    loaded = subprocess.run([os.path.join(folder, "keyturn-agent"), "--version"], capture_output=True, text=True, check=True,
+                            env={**os.environ, "LD_TRACE_LOADED_OBJECTS": "1"}).stdout
+    places = dict(re.findall(r"^\s*(\S+) => (\S+)", loaded, re.M))
+    assert "libp11-kit.so.0" in places and "libffi.so.8" in places, loaded
+    for name, path in places.items():
+        ours = os.path.dirname(path) == folder
+        assert ours or re.match(r"(libc|libm|libpthread|libdl|ld-linux[-a-z0-9_]*)\.so", name), f"{name}: {path}"
 
 
 def test_manual_pages_are_well_formed(prefix):
