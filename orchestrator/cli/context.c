@@ -146,11 +146,11 @@ static kt_code read_custodians(kt_ctx *c, kt_err *err)
 	c->custodians = calloc(n, sizeof *c->custodians);
 	kt_code rc = c->custodians ? KT_OK : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	for (size_t i = 0; rc == KT_OK && i < n; i++) {
-		kt_buf pem = KT_BUF_INIT;
-		c->custodians[i] = malloc(KT_SHA256_HEX);
-		rc = c->custodians[i] ? kt_custodian_read(&c->cluster.custodians[i], &pem, c->custodians[i], err)
-				      : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
-		kt_buf_free(&pem);
+		kt_custodian_key key;
+		rc = kt_custodian_read(&c->cluster.custodians[i], &key, err);
+		if (rc == KT_OK && !(c->custodians[i] = strdup(key.spki_sha256)))
+			rc = kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+		kt_custodian_key_free(&key);
 	}
 	return rc;
 }

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "keystore/keystore.h"
+#include "orchestrator/inventory/custodian.h"
 #include "orchestrator/keys/internal.h"
 
 /* One making. */
@@ -238,20 +239,77 @@ kt_code kt_keys_make(kt_keys *k, const kt_keys_generate *what, cJSON *result, kt
 
 /* --- A custodian's ------------------------------------------------------------------------------------------------ */
 
-static kt_code to_pem(const kt_token_rsa_key *key, kt_buf *pem, kt_err *err)
+static EVP_PKEY *public_half(const kt_token_rsa_key *key)
 {
 	const unsigned char *at = key->spki;
+	return d2i_PUBKEY(NULL, &at, (long)key->spki_len);
+}
+
+/* Does the token open a throw-away key that libcrypto has wrapped? Its flags and mechanism list are not believed. */
+static bool opens(kt_token *t, const kt_token_rsa_key *key, EVP_PKEY *public, kt_blob_format format, kt_err *why)
+{
+	const kt_blob_address address = {.purpose = KT_BLOB_CUSTODIAN, .custodian = "trial"};
+	kt_blob blob;
+	kt_token_key opened = {0};
+	kt_secret secret = KT_SECRET_INIT;
+	kt_code rc = kt_secret_random(&secret, KT_CMK_LEN, why);
+	if (rc == KT_OK)
+		rc = kt_blob_begin(&address, &blob, why);
+	if (rc == KT_OK)
+		rc = kt_blob_wrap_rsa(&blob, public, format, &secret, why);
+	kt_secret_free(&secret);
+	if (rc == KT_OK)
+		rc = kt_token_unwrap_rsa(t, &blob, key, &opened, why);
+	if (rc == KT_OK)
+		KT_IGNORE(kt_token_destroy_key(t, &opened, NULL));
+	return rc == KT_OK;
+}
+
+/* A pair that opens nothing would be found out on the day on which it is needed. */
+static kt_code try_pair(kt_token *t, const kt_token_rsa_key *key, EVP_PKEY *public, unsigned *accepts, kt_err *err)
+{
+	static const kt_blob_format formats[] = {KT_BLOB_RSA_OAEP_SHA1, KT_BLOB_RSA_OAEP_SHA256};
+	kt_err why = KT_ERR_INIT;
+	*accepts = 0;
+	for (size_t i = 0; i < sizeof formats / sizeof formats[0]; i++) {
+		kt_err none = KT_ERR_INIT;
+		if (opens(t, key, public, formats[i], &none))
+			*accepts |= 1U << formats[i];
+		else
+			why = none;
+	}
+	if (*accepts)
+		return KT_OK;
+	return kt_fail(err, KT_E_HSM, "use another token for custodians; `keyturn hsm probe` says what this one can do",
+		       "the new pair was destroyed: this token does not open a key as it must (%s)", why.msg);
+}
+
+static kt_code to_pem(EVP_PKEY *public, unsigned accepts, kt_buf *pem, kt_err *err)
+{
 	char *text;
-	EVP_PKEY *public = d2i_PUBKEY(NULL, &at, (long)key->spki_len);
 	BIO *bio = BIO_new(BIO_s_mem());
-	kt_code rc = KT_OK;
-	if (!public || !bio || PEM_write_bio_PUBKEY(bio, public) != 1)
+	kt_code rc = kt_custodian_opens(accepts, pem, err);
+	if (rc == KT_OK && (!bio || PEM_write_bio_PUBKEY(bio, public) != 1))
 		rc = kt_fail(err, KT_E_INTERNAL, NULL, "the public key cannot be written as PEM");
 	if (rc == KT_OK) {
 		long n = BIO_get_mem_data(bio, &text);
 		rc = kt_buf_append(pem, text, (size_t)n, err);
 	}
 	BIO_free(bio);
+	return rc;
+}
+
+/* A pair that cannot be used does not stay. */
+static kt_code prove_pair(kt_token *t, const kt_token_rsa_key *key, kt_buf *pem, kt_err *err)
+{
+	unsigned accepts;
+	EVP_PKEY *public = public_half(key);
+	kt_code rc = public ? try_pair(t, key, public, &accepts, err)
+			    : kt_fail(err, KT_E_HSM, "use another token", "the token gives no public key");
+	if (rc == KT_OK)
+		rc = to_pem(public, accepts, pem, err);
+	if (rc != KT_OK)
+		KT_IGNORE(kt_token_transport_destroy(t, key, NULL));
 	EVP_PKEY_free(public);
 	return rc;
 }
@@ -261,7 +319,7 @@ static kt_code make_pair(kt_token *t, const kt_uri *uri, kt_buf *pem, cJSON *res
 	kt_token_rsa_key key;
 	const kt_token_key_name name = {.label = uri->object, .id = uri->id, .id_len = uri->id_len};
 	KT_TRY(kt_token_custodian_make(t, &name, &key, err));
-	KT_TRY(to_pem(&key, pem, err));
+	KT_TRY(prove_pair(t, &key, pem, err));
 	KT_TRY(kt_json_add_str(result, "label", uri->object, err));
 	KT_TRY(kt_json_add_str(result, "kind", "custodian", err));
 	KT_TRY(kt_json_add_int(result, "bits", key.bits, err));

@@ -85,13 +85,24 @@ static kt_code try_all(recovery *r, kt_err *err)
 
 /* --- Into a token ------------------------------------------------------------------------------------------------- */
 
+/* What the fresh token was found to open. */
+static kt_code accepted_by(kt_token *fresh, unsigned *out, kt_err *err)
+{
+	kt_token_formats formats;
+	KT_TRY(kt_token_probe_formats(fresh, &formats, err));
+	*out = (formats.oaep_sha256 ? 1U << KT_BLOB_RSA_OAEP_SHA256 : 0) |
+	       (formats.oaep_sha1 ? 1U << KT_BLOB_RSA_OAEP_SHA1 : 0);
+	return KT_OK;
+}
+
 /* The custodian's token wraps the key to the pair of the fresh one. */
-static kt_code hand_over(recovery *r, const kt_token_rsa_key *pair, kt_blob *out, kt_err *err)
+static kt_code hand_over(recovery *r, unsigned accepts, const kt_token_rsa_key *pair, kt_blob *out, kt_err *err)
 {
 	kt_token *t;
 	kt_token_key key;
 	kt_token_node_key public;
-	const kt_blob_address address = {.purpose = KT_BLOB_CUSTODIAN, .run = r->blob.run, .custodian = "recovery"};
+	const kt_blob_address address = {
+		.purpose = KT_BLOB_CUSTODIAN, .run = r->blob.run, .custodian = "recovery", .accepts = accepts};
 	KT_TRY(kt_opener_custodian(&r->o, &t, err));
 	KT_TRY(kt_token_unwrap_rsa(t, &r->blob, &r->o.priv, &key, err));
 	kt_code rc = kt_token_import_node_key(t, pair->spki, pair->spki_len, &public, err);
@@ -108,8 +119,10 @@ static kt_code by_custodian(recovery *r, kt_token *fresh, kt_token_key *key, kt_
 	kt_token_rsa_key pair;
 	kt_blob moved;
 	const kt_token_key_name name = kt_place_name(&r->place);
+	unsigned accepts;
+	KT_TRY(accepted_by(fresh, &accepts, err));
 	KT_TRY(kt_token_recovery_make(fresh, &pair, err));
-	kt_code rc = hand_over(r, &pair, &moved, err);
+	kt_code rc = hand_over(r, accepts, &pair, &moved, err);
 	if (rc == KT_OK)
 		rc = kt_token_recover_rsa(fresh, &moved, &pair, &name, key, err);
 	kt_token_recovery_drop(fresh, &pair);

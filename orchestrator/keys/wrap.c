@@ -35,11 +35,21 @@ static void name_of(const char *path, char *out, size_t size)
 	(void)snprintf(out, size, "%.*s", (int)strcspn(base, "."), base);
 }
 
+static kt_code wrap_for(copy *c, const kt_custodian_key *key, kt_err *err)
+{
+	kt_token_node_key public;
+	const kt_blob_address address = {
+		.purpose = KT_BLOB_CUSTODIAN, .run = c->run, .custodian = c->name, .accepts = key->accepts};
+	KT_TRY(kt_token_import_node_key(c->token, key->pem.data, key->pem.len, &public, err));
+	kt_code rc = kt_token_wrap_for_node(c->token, c->key, &public, &address, &c->blob, err);
+	kt_token_drop_node_key(c->token, &public);
+	(void)snprintf(c->under, sizeof c->under, "%s", key->spki_sha256);
+	return rc;
+}
+
 static kt_code for_custodian(copy *c, kt_err *err)
 {
-	char digest[KT_SHA256_HEX];
-	kt_token_node_key public;
-	kt_buf pem = KT_BUF_INIT;
+	kt_custodian_key key;
 	if (c->to->name)
 		(void)snprintf(c->name, sizeof c->name, "%s", c->to->name);
 	else
@@ -49,16 +59,10 @@ static kt_code for_custodian(copy *c, kt_err *err)
 	if (!file)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	const kt_custodian who = {.name = c->name, .public_key = file};
-	const kt_blob_address address = {.purpose = KT_BLOB_CUSTODIAN, .run = c->run, .custodian = c->name};
-	kt_code rc = kt_custodian_read(&who, &pem, digest, err);
+	kt_code rc = kt_custodian_read(&who, &key, err);
 	if (rc == KT_OK)
-		rc = kt_token_import_node_key(c->token, pem.data, pem.len, &public, err);
-	if (rc == KT_OK) {
-		rc = kt_token_wrap_for_node(c->token, c->key, &public, &address, &c->blob, err);
-		kt_token_drop_node_key(c->token, &public);
-	}
-	(void)snprintf(c->under, sizeof c->under, "%s", digest);
-	kt_buf_free(&pem);
+		rc = wrap_for(c, &key, err);
+	kt_custodian_key_free(&key);
 	free(file);
 	return rc;
 }

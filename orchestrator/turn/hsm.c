@@ -206,15 +206,16 @@ kt_code kt_hsm_make_escrow_key(kt_hsm *hsm, bool *made, char *kcv, kt_err *err)
 /* The custodians' public keys go along. */
 static kt_code add_custodian(const kt_custodian *custodian, cJSON *all, kt_err *err)
 {
-	char digest[KT_SHA256_HEX];
-	kt_buf pem = KT_BUF_INIT;
+	kt_custodian_key key;
 	cJSON *o = cJSON_CreateObject();
-	kt_code rc = kt_custodian_read(custodian, &pem, digest, err);
+	kt_code rc = kt_custodian_read(custodian, &key, err);
 	if (rc == KT_OK)
 		rc = kt_json_add_str(o, "name", custodian->name, err);
 	if (rc == KT_OK)
-		rc = kt_json_add_str(o, "pem", kt_buf_cstr(&pem), err);
-	kt_buf_free(&pem);
+		rc = kt_json_add_str(o, "pem", kt_buf_cstr(&key.pem), err);
+	if (rc == KT_OK)
+		rc = kt_json_add_int(o, "accepts", key.accepts, err);
+	kt_custodian_key_free(&key);
 	if (rc == KT_OK && cJSON_AddItemToArray(all, o))
 		return KT_OK;
 	cJSON_Delete(o);

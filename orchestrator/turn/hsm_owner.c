@@ -131,22 +131,30 @@ static kt_code nonce_make(uint8_t nonce[NONCE_LEN], kt_err *err)
 
 /* --- custodians --------------------------------------------------------------------------------------------------- */
 
-/* Call `with` for each custodian's public key, imported for that time. */
-typedef kt_code with_custodian(const call *c, const char *name, const kt_token_node_key *public, const void *cookie,
-			       kt_err *err);
+/* A custodian whose public key is imported for this time. */
+typedef struct custodian {
+	const char *name;
+	unsigned accepts; /* formats, as of kt_blob_address */
+	kt_token_node_key public;
+} custodian;
+
+typedef kt_code with_custodian(const call *c, const custodian *who, const void *cookie, kt_err *err);
 
 static kt_code one_custodian(const call *c, const cJSON *row, with_custodian *with, const void *cookie, kt_err *err)
 {
-	const char *name, *pem;
-	kt_token_node_key public;
-	KT_TRY(kt_json_str(row, "name", &name, err));
+	const char *pem;
+	int64_t accepts;
+	custodian who = {0};
+	KT_TRY(kt_json_str(row, "name", &who.name, err));
 	KT_TRY(kt_json_str(row, "pem", &pem, err));
-	kt_code rc = kt_token_import_node_key(c->token, pem, strlen(pem), &public, err);
+	KT_TRY(kt_json_int(row, "accepts", 0, (1 << KT_BLOB_FORMATS) - 1, &accepts, err));
+	who.accepts = (unsigned)accepts;
+	kt_code rc = kt_token_import_node_key(c->token, pem, strlen(pem), &who.public, err);
 	if (rc == KT_OK) {
-		rc = with ? with(c, name, &public, cookie, err) : KT_OK;
-		kt_token_drop_node_key(c->token, &public);
+		rc = with(c, &who, cookie, err);
+		kt_token_drop_node_key(c->token, &who.public);
 	}
-	return rc == KT_OK ? rc : kt_err_prefix(err, rc, "custodian %s", name);
+	return rc == KT_OK ? rc : kt_err_prefix(err, rc, "custodian %s", who.name);
 }
 
 static kt_code each_custodian(const call *c, with_custodian *with, const void *cookie, kt_err *err)
@@ -154,6 +162,30 @@ static kt_code each_custodian(const call *c, with_custodian *with, const void *c
 	for (const cJSON *row = c->custodians ? c->custodians->child : NULL; row; row = row->next)
 		KT_TRY(one_custodian(c, row, with, cookie, err));
 	return KT_OK;
+}
+
+/* Preflight: a throw-away key can be wrapped to each of them, in a format that their token opens. */
+static kt_code try_custodian(const call *c, const custodian *who, const void *key, kt_err *err)
+{
+	const kt_blob_address address = {
+		.purpose = KT_BLOB_CUSTODIAN, .run = c->run, .custodian = who->name, .accepts = who->accepts};
+	kt_blob blob;
+	return kt_token_wrap_for_node(c->token, key, &who->public, &address, &blob, err);
+}
+
+static kt_code check_custodians(const call *c, kt_err *err)
+{
+	uint8_t id[ID_LEN];
+	kt_token_key key;
+	bool made;
+	if (!c->custodians || !c->custodians->child)
+		return KT_OK;
+	KT_TRY(nonce_make(id, err));
+	const kt_token_key_name name = {.label = "keyturn-rehearsal", .id = id, .id_len = sizeof id};
+	KT_TRY(kt_token_ensure_cluster_key(c->token, &name, false, &key, &made, err));
+	kt_code rc = each_custodian(c, try_custodian, &key, err);
+	KT_IGNORE(kt_token_destroy_key(c->token, &key, NULL));
+	return rc;
 }
 
 /* --- hsm.check ---------------------------------------------------------------------------------------------------- */
@@ -164,7 +196,7 @@ static kt_code act_check(const call *c, kt_err *err)
 	kt_token_formats formats;
 	KT_TRY(kt_token_check(c->token, err));
 	KT_TRY(find_escrow_key(c, &escrow, err));
-	KT_TRY(each_custodian(c, NULL, NULL, err));
+	KT_TRY(check_custodians(c, err));
 	KT_TRY(kt_token_probe_formats(c->token, &formats, err));
 	if (!formats.rfc5649 && !formats.rfc3394)
 		return kt_fail(
@@ -242,10 +274,10 @@ static kt_code add_proof(const call *c, const kt_token_key *key, kt_err *err)
 }
 
 /* A custodian's copy: name, spki_sha256 and blob, in result.custodians. */
-static kt_code wrap_for_custodian(const call *c, const char *name, const kt_token_node_key *public, const void *key,
-				  kt_err *err)
+static kt_code wrap_for_custodian(const call *c, const custodian *who, const void *key, kt_err *err)
 {
-	const kt_blob_address address = {.purpose = KT_BLOB_CUSTODIAN, .run = c->run, .custodian = name};
+	const kt_blob_address address = {
+		.purpose = KT_BLOB_CUSTODIAN, .run = c->run, .custodian = who->name, .accepts = who->accepts};
 	kt_blob blob;
 	cJSON *json;
 	cJSON *row = cJSON_CreateObject();
@@ -253,11 +285,11 @@ static kt_code wrap_for_custodian(const call *c, const char *name, const kt_toke
 		cJSON_Delete(row);
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	}
-	KT_TRY(kt_token_wrap_for_node(c->token, key, public, &address, &blob, err));
+	KT_TRY(kt_token_wrap_for_node(c->token, key, &who->public, &address, &blob, err));
 	KT_TRY(kt_blob_to_json(&blob, &json, err));
 	KT_TRY(kt_json_add(row, "blob", json, err));
-	KT_TRY(kt_json_add_str(row, "name", name, err));
-	return kt_json_add_str(row, "spki_sha256", public->spki_sha256, err);
+	KT_TRY(kt_json_add_str(row, "name", who->name, err));
+	return kt_json_add_str(row, "spki_sha256", who->public.spki_sha256, err);
 }
 
 /* The new key under the wrapping key, and to each custodian, as blobs. */

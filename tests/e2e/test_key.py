@@ -143,6 +143,30 @@ def test_the_key_alone_is_lost(make_lab):
     assert [row["status"] for row in desk.json("verify")[-1]["escrows"]] == ["good"]
 
 
+def test_a_custodian_with_another_kind_of_token(make_lab, nss, tmp_path):
+    """The custodian's token is of another maker than the HSM, as it should be."""
+    lab = make_lab(n=1, items=3)
+    desk = Desk(lab)
+    public, uri = str(tmp_path / "carol.pem"), nss.uri("carol")
+    lab.keyturn.run("key", "generate", "--custodian", uri, "--output", public, check=OK)
+    with open(public, encoding="utf-8") as f:
+        assert f.readline() == "Opens: rsa-oaep-sha256 rsa-oaep-sha1\n"
+    lab.rewrite(custodians=[{"name": "carol", "public_key": public}])
+    made = desk.json("generate", lab.token.uri("shared"))[-1]
+    desk.run("escrow", "shared")
+    lab.token.tool("--delete-object", "--type", "secrkey", "--id", made["id"])
+    done = desk.json("recover", "shared", desk.escrow(made["id"] + ".carol"), "--custodian", uri)[-1]
+    assert done["kcv"] == made["kcv"] and done["id"] == made["id"]
+
+
+def test_a_token_that_is_not_fit_for_a_custodian(lab, opencryptoki):
+    """What it unwraps could be read: that is found when the key is made, not on the day of the disaster."""
+    lab.keyturn.env.update(opencryptoki.env)
+    lab.keyturn.prefix = opencryptoki.prefix
+    Desk(lab).says(HSM, ["destroyed", "does not open"], "generate", "--custodian", opencryptoki.uri("carol"))
+    assert "carol" not in opencryptoki.objects()
+
+
 # --- what a turn leaves in the ledger, and what may go ---
 
 def test_destroy_is_refused_with_names_then_allowed(make_lab):

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "orchestrator/inventory/custodian.h"
 #include "orchestrator/inventory/inventory.h"
+#include "wire/blob.h"
 
 #define HSM "\"hsm\":{\"uri\":\"pkcs11:token=t;serial=1\"}"
 #define KEY "\"key\":{\"to\":\"file:/k/${run}\"}"
@@ -391,32 +392,64 @@ static void write_key(const char *path, int bits, const char *type)
 	EVP_PKEY_free(key);
 }
 
-static void a_custodians_key(void **state)
+static void read_fails(kt_code code, const char *says)
 {
 	static char name[] = "alice", path[] = "custodian.pem";
 	const kt_custodian c = {.name = name, .public_key = path};
 	kt_err err = KT_ERR_INIT;
-	char digest[KT_SHA256_HEX];
-	kt_buf pem = KT_BUF_INIT;
+	kt_custodian_key key;
+	assert_kt_fails(code, kt_custodian_read(&c, &key, &err));
+	assert_non_null(strstr(err.msg, "custodian alice"));
+	assert_non_null(strstr(err.msg, says));
+}
+
+static void put(const char *text)
+{
+	kt_err err = KT_ERR_INIT;
+	const kt_file_attr attr = {0600, (uid_t)KT_KEEP, (gid_t)KT_KEEP};
+	assert_kt_ok(kt_file_replace("custodian.pem", text, strlen(text), &attr, &err));
+}
+
+static void a_custodians_key(void **state)
+{
+	static char name[] = "alice", path[] = "custodian.pem";
+	const kt_custodian c = {.name = name, .public_key = path};
+	const unsigned both = 1U << KT_BLOB_RSA_OAEP_SHA256 | 1U << KT_BLOB_RSA_OAEP_SHA1;
+	kt_err err = KT_ERR_INIT;
+	kt_custodian_key key, again;
+	kt_buf text = KT_BUF_INIT;
 	(void)state;
 	write_key(path, 2048, "RSA");
-	assert_kt_ok(kt_custodian_read(&c, &pem, digest, &err));
-	assert_int_equal(strlen(digest), 64);
-	assert_non_null(strstr(kt_buf_cstr(&pem), "PUBLIC KEY"));
-	kt_buf_clear(&pem);
+	assert_kt_ok(kt_custodian_read(&c, &key, &err));
+	assert_int_equal(strlen(key.spki_sha256), 64);
+	assert_int_equal(key.accepts, 0);
+	assert_kt_ok(kt_custodian_opens(both, &text, &err));
+	assert_string_equal(kt_buf_cstr(&text), "Opens: rsa-oaep-sha256 rsa-oaep-sha1\n");
+	assert_kt_ok(kt_buf_str(&text, kt_buf_cstr(&key.pem), &err));
+	put(kt_buf_cstr(&text));
+	assert_kt_ok(kt_custodian_read(&c, &again, &err));
+	assert_int_equal(again.accepts, both);
+	assert_string_equal(again.spki_sha256, key.spki_sha256);
+	assert_string_equal(kt_buf_cstr(&again.pem), kt_buf_cstr(&key.pem)); /* without the line */
+	kt_custodian_key_free(&again);
+	kt_buf_clear(&text);
+	assert_kt_ok(kt_buf_printf(&text, &err, "Opens: rsa-pkcs1\n%s", kt_buf_cstr(&key.pem)));
+	put(kt_buf_cstr(&text));
+	read_fails(KT_E_INPUT, "rsa-pkcs1");
+	kt_buf_clear(&text);
+	assert_kt_ok(kt_buf_printf(&text, &err, "Opens:\n%s", kt_buf_cstr(&key.pem)));
+	put(kt_buf_cstr(&text));
+	read_fails(KT_E_INPUT, "nothing");
+	kt_buf_free(&text);
+	kt_custodian_key_free(&key);
 	write_key(path, 1024, "RSA");
-	assert_kt_fails(KT_E_REFUSED, kt_custodian_read(&c, &pem, digest, &err));
-	assert_non_null(strstr(err.msg, "alice"));
-	kt_buf_clear(&pem);
+	read_fails(KT_E_REFUSED, "2048");
 	write_key(path, 0, "ED25519");
-	assert_kt_fails(KT_E_REFUSED, kt_custodian_read(&c, &pem, digest, &err));
-	kt_buf_clear(&pem);
-	assert_kt_ok(kt_file_replace(path, "no key", 6, &(kt_file_attr){0600, (uid_t)KT_KEEP, (gid_t)KT_KEEP}, &err));
-	assert_kt_fails(KT_E_INPUT, kt_custodian_read(&c, &pem, digest, &err));
-	kt_buf_clear(&pem);
+	read_fails(KT_E_REFUSED, "RSA");
+	put("no key");
+	read_fails(KT_E_INPUT, "PEM");
 	assert_int_equal(unlink(path), 0);
-	assert_kt_fails(KT_E_IO, kt_custodian_read(&c, &pem, digest, &err));
-	kt_buf_free(&pem);
+	read_fails(KT_E_IO, path);
 }
 
 int main(void)
