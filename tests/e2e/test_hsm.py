@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 
+import jsonschema
 import pytest
 from ktlab import ROOT
 from ktlab.coordinator import HSM, KEY, OK, REFUSED, Keyturn
@@ -17,7 +18,10 @@ def keyturn_of(bin_folder, token, **env):
 def probe(bin_folder, token, *arguments, code=OK, uri=None):
     result = keyturn_of(bin_folder, token).run("--json", "hsm", "probe", uri or token.uri(), *arguments, check=code)
     assert token.pin not in result.out + result.err
-    return json.loads(result.out.splitlines()[0])
+    report = json.loads(result.out.splitlines()[0])
+    with open(os.path.join(ROOT, "playbooks", "probe.schema.json"), encoding="utf-8") as f:
+        jsonschema.validate(report, json.load(f))
+    return report
 
 
 def rows(report):
@@ -79,7 +83,7 @@ def test_a_tpm_makes_no_key_that_does_not_stay(bin_folder, tpm):
     before = tpm.objects()
     found = rows(probe(bin_folder, tpm, "--key-on-token", code=REFUSED))
     assert found["node.opens"] == ("ok", "rsa-oaep-sha256")
-    tpm.flush()  # a destroyed key stays loaded in a TPM without a resource manager
+    tpm.tpm2("flushcontext", "-t")  # a destroyed key stays loaded in a TPM without a resource manager
     assert tpm.objects() == before
 
 
