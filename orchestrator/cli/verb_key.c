@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "orchestrator/cli/backups.h"
 #include "orchestrator/cli/context.h"
 #include "orchestrator/cli/guard.h"
 #include "orchestrator/keys/keys.h"
@@ -14,6 +15,7 @@
 /* What one verb has in its hands. */
 typedef struct key_verb {
 	kt_cli *cli;
+	kt_ctx *ctx;
 	kt_keys *keys;
 	cJSON *result;
 } key_verb;
@@ -33,7 +35,7 @@ static kt_code need_args(const kt_cli *cli, int least, kt_err *err)
 static kt_code with_keys(kt_cli *cli, kt_keys_mode mode, int least, key_act *act, kt_err *err)
 {
 	kt_ctx c = {0};
-	key_verb v = {.cli = cli, .result = cJSON_CreateObject()};
+	key_verb v = {.cli = cli, .ctx = &c, .result = cJSON_CreateObject()};
 	kt_code rc = v.result ? need_args(cli, least, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	if (rc == KT_OK)
 		rc = kt_ctx_load(&c, cli, err);
@@ -376,10 +378,24 @@ kt_code kt_verb_key_deactivate(kt_cli *cli, kt_err *err)
 	return with_keys(cli, KT_KEYS_CHANGE, 1, deactivate, err);
 }
 
+/* A person's word is held against what the nodes have. */
+static kt_code ask_nodes(key_verb *v, const kt_keys_end *what, kt_err *err)
+{
+	cJSON *shown = what->gone ? cJSON_CreateObject() : NULL;
+	if (!what->gone)
+		return KT_OK;
+	kt_code rc = kt_keys_show(v->keys, what->key, shown, err);
+	if (rc == KT_OK && kt_ledger_member(shown, "dependants"))
+		rc = kt_backups_gone(v->ctx, kt_ledger_member(shown, "dependants"), what->gone, err);
+	cJSON_Delete(shown);
+	return rc;
+}
+
 static kt_code destroy(key_verb *v, kt_err *err)
 {
 	const kt_keys_end what = end_of(v->cli);
 	kt_buf question = KT_BUF_INIT;
+	KT_TRY(ask_nodes(v, &what, err));
 	kt_code rc = kt_keys_may_destroy(v->keys, &what, &question, err);
 	if (rc == KT_OK && !kt_cli_has(v->cli, "yes"))
 		rc = kt_cli_confirm(kt_buf_cstr(&question),

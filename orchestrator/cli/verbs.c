@@ -96,7 +96,7 @@ static const kt_cli_option key_deactivate_options[] = {
 };
 
 static const kt_cli_option key_destroy_options[] = {
-	{"gone", 0, "RUN", "you know that the backups of this run, and what its rollback kept, are gone"},
+	{"gone", 0, "RUN", "the backups of this run, and what its rollback kept, are gone; the nodes are asked"},
 	{"with-escrows", 0, NULL, "remove the key's escrows, too"},
 	{"lost", 0, NULL, "its token is gone for good: only record it"},
 	{"reason", 0, "TEXT", "for the history"},

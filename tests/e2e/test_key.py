@@ -184,6 +184,10 @@ def test_destroy_is_refused_with_names_then_allowed(make_lab):
     refused = desk.says(REFUSED, [f"of run {second}", *(node.name for node in lab.nodes)], "destroy", first, "--yes")
     assert all(need["what"] in refused.err for need in needs)
     desk.says(REFUSED, ["no run"], "destroy", first, "--gone", "20260101T000000Z-000000", "--yes")
+    # A person's word is held against what the nodes have.
+    desk.says(REFUSED, [f"still has a backup of run {second}", lab.nodes[0].name], "destroy", first, "--gone", second, "--yes")
+    for need in needs:
+        os.unlink(lab.local(lab.node(need["node"]), need["what"]))
     desk.says(REFUSED, [desk.escrow(first), "--with-escrows"], "destroy", first, "--gone", second, "--yes")
     assert "keyturn:looker:" + first in lab.token.objects()
     desk.says(REFUSED, ["terminal", "--yes"], "destroy", first, "--with-escrows")
