@@ -7,33 +7,23 @@
  * bench_wrap [MODULE]: its own SoftHSM token in a temporary folder.
  */
 #include <dlfcn.h>
-#include <fcntl.h>
-#include <ftw.h>
 #include <openssl/rsa.h>
 #include <openssl/x509.h>
 #include <p11-kit/pkcs11.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "base/file.h"
+#include "bench/softhsm.h"
 #include "pkcs11/internal.h"
 #include "pkcs11/wrap.h"
 
-extern char **environ;
-
 enum { ROUNDS = 41, PER_ROUND = 500, IMPORTS = 2000, NODE_BITS = 3072 };
 static const double goal = 0.9;
-static const char pin[] = "1234-bench";
 static const kt_blob_address address = {.purpose = KT_BLOB_TRANSPORT, .run = "bench", .node = "node"};
 
 typedef struct bench {
-	char folder[64];
+	bench_softhsm token;
 	kt_token *t;
 	CK_FUNCTION_LIST *raw; /* of the module itself, without p11-kit between */
 	CK_SESSION_HANDLE raw_session;
@@ -43,50 +33,7 @@ typedef struct bench {
 	int spki_len;
 } bench;
 
-/* --- A token ------------------------------------------------------------------------------------------------------ */
-
-static kt_code put(const char *folder, const char *name, const char *text, char *path, size_t size, kt_err *err)
-{
-	(void)snprintf(path, size, "%s/%s", folder, name);
-	return kt_file_replace(path, text, strlen(text), &(kt_file_attr){0600, geteuid(), getegid()}, err);
-}
-
-static kt_code run(char *const argv[], kt_err *err)
-{
-	pid_t pid;
-	int status;
-	posix_spawn_file_actions_t quiet;
-	if (posix_spawn_file_actions_init(&quiet) ||
-	    posix_spawn_file_actions_addopen(&quiet, STDOUT_FILENO, "/dev/null", O_WRONLY, 0))
-		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
-	int failed = posix_spawnp(&pid, argv[0], &quiet, NULL, argv, environ);
-	(void)posix_spawn_file_actions_destroy(&quiet);
-	if (failed)
-		return kt_fail_errno(err, failed, "install softhsm2", "%s cannot be run", argv[0]);
-	if (waitpid(pid, &status, 0) != pid || status != 0)
-		return kt_fail(err, KT_E_HSM, NULL, "%s has failed", argv[0]);
-	return KT_OK;
-}
-
-static kt_code make_token(bench *b, const char *module, kt_err *err)
-{
-	char text[256], path[128], uri[1024];
-	char *const argv[] = {"softhsm2-util", "--init-token", "--free", "--label",    "bench",
-			      "--so-pin",      "12345678",     "--pin",  "1234-bench", NULL};
-	(void)snprintf(b->folder, sizeof b->folder, "/tmp/keyturn-bench-XXXXXX");
-	if (!mkdtemp(b->folder))
-		return kt_fail(err, KT_E_IO, NULL, "no temporary folder can be made");
-	(void)snprintf(path, sizeof path, "%s/tokens", b->folder);
-	KT_TRY(kt_file_mkdirs(path, 0700, err));
-	(void)snprintf(text, sizeof text, "directories.tokendir = %s/tokens\nobjectstore.backend = file\n", b->folder);
-	KT_TRY(put(b->folder, "softhsm2.conf", text, path, sizeof path, err));
-	if (setenv("SOFTHSM2_CONF", path, 1) != 0)
-		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
-	KT_TRY(put(b->folder, "pin", pin, path, sizeof path, err));
-	KT_TRY(run(argv, err));
-	(void)snprintf(uri, sizeof uri, "pkcs11:token=bench?module-path=%s&pin-source=file:%s", module, path);
-	return kt_token_open(uri, &b->t, err);
-}
+/* --- Keys --------------------------------------------------------------------------------------------------------- */
 
 static kt_code make_keys(bench *b, kt_err *err)
 {
@@ -196,21 +143,17 @@ static kt_code measure(const bench *b, bool *met, kt_err *err)
 	return KT_OK;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
-{
-	(void)st, (void)type, (void)at;
-	return remove(path);
-}
-
 int main(int argc, char **argv)
 {
 	bench b = {.t = NULL};
 	kt_err err = KT_ERR_INIT;
 	bool met = false;
-	const char *module = argc > 1 ? argv[1] : "/usr/lib/softhsm/libsofthsm2.so";
+	const char *module = argc > 1 ? argv[1] : BENCH_MODULE;
 	kt_code rc = kt_secret_setup(&err);
 	if (rc == KT_OK)
-		rc = make_token(&b, module, &err);
+		rc = bench_softhsm_make(&b.token, module, &err);
+	if (rc == KT_OK)
+		rc = kt_token_open(b.token.uri, &b.t, &err);
 	if (rc == KT_OK)
 		rc = open_raw(&b, module, &err);
 	if (rc == KT_OK)
@@ -219,8 +162,7 @@ int main(int argc, char **argv)
 		rc = measure(&b, &met, &err);
 	kt_token_close(b.t);
 	OPENSSL_free(b.spki);
-	if (b.folder[0])
-		(void)nftw(b.folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	bench_softhsm_remove(&b.token);
 	if (rc != KT_OK)
 		(void)fprintf(stderr, "bench_wrap: %s\n", err.msg);
 	return rc != KT_OK ? (int)rc : !met;

@@ -252,7 +252,7 @@ const char *kt_p11_rv_name(CK_RV rv)
 
 /* What this thread's calls said. */
 static _Thread_local struct {
-	bool lost, pin_refused;
+	bool lost, pin_refused, pin_locked;
 } said;
 
 /* After these nothing more is to be had from the session: a new one, or a new start of the module, may help. */
@@ -281,6 +281,11 @@ bool kt_p11_pin_refused(void)
 	return said.pin_refused;
 }
 
+bool kt_p11_pin_locked(void)
+{
+	return said.pin_locked;
+}
+
 void kt_p11_note_lost(void)
 {
 	said.lost = true;
@@ -288,7 +293,7 @@ void kt_p11_note_lost(void)
 
 void kt_p11_forget(void)
 {
-	said.lost = said.pin_refused = false;
+	said.lost = said.pin_refused = said.pin_locked = false;
 }
 
 CK_RV kt_p11_trace(const char *call, CK_RV rv)
@@ -296,8 +301,10 @@ CK_RV kt_p11_trace(const char *call, CK_RV rv)
 	kt_watch_end();
 	if (means_lost(rv))
 		said.lost = true;
-	if (strcmp(call, "C_Login") == 0 && !pin_untried(rv))
+	if (strcmp(call, "C_Login") == 0 && !pin_untried(rv)) {
 		said.pin_refused = true;
+		said.pin_locked = rv == CKR_PIN_LOCKED;
+	}
 	if (kt_log_get_level() >= KT_LOG_TRACE)
 		kt_log(KT_LOG_TRACE, "pkcs11: %s = %s (0x%lx)", call, kt_p11_rv_name(rv), rv);
 	return rv;

@@ -20,6 +20,7 @@ CK_RV kt_p11_trace(const char *call, CK_RV rv);
 /* What this thread's calls said since the last kt_p11_forget: was the session or the device lost, was a PIN refused? */
 bool kt_p11_lost(void);
 bool kt_p11_pin_refused(void);
+bool kt_p11_pin_locked(void); /* refused, but by a token that did not even look at it */
 void kt_p11_forget(void);
 /* The token itself was seen to be gone, though the call said nothing of the kind. */
 void kt_p11_note_lost(void);
@@ -65,6 +66,7 @@ struct kt_token {
 	CK_FUNCTION_LIST *f; /* of the chosen module */
 	CK_SLOT_ID slot;
 	CK_SESSION_HANDLE session;
+	unsigned sessions; /* those before it */
 	kt_token_info info;
 	char name[160]; /* for messages */
 	bool probed_aes, probed_oaep;

@@ -26,44 +26,116 @@ static bool open_pem(const void *bytes, size_t n, unsigned char **out, long *out
 	return done;
 }
 
-static EVP_PKEY *parse_der(const unsigned char *bytes, long n)
+/* An RSA public key. */
+typedef struct numbers {
+	BIGNUM *n, *e;
+} numbers;
+
+static void numbers_free(numbers *k)
 {
-	const unsigned char *at = bytes;
-	EVP_PKEY *key = d2i_PUBKEY(NULL, &at, n);
-	if (key && at == bytes + n)
-		return key;
+	BN_free(k->n);
+	BN_free(k->e);
+	*k = (numbers){0};
+}
+
+/* --- its DER ------------------------------------------------------------------------------------------------------ */
+
+/* Enter the value at *at, of this type; *inner is its end. */
+static bool enter(const unsigned char **at, const unsigned char *end, int tag, const unsigned char **inner)
+{
+	const unsigned char *p = *at;
+	long n;
+	int is, class;
+	if (p >= end || (ASN1_get_object(&p, &n, &is, &class, end - p) & ~V_ASN1_CONSTRUCTED) != 0)
+		return false; /* broken, or of no definite length */
+	if (is != tag || class != V_ASN1_UNIVERSAL || n > end - p)
+		return false;
+	*at = p;
+	*inner = p + n;
+	return true;
+}
+
+static BIGNUM *read_integer(const unsigned char **at, const unsigned char *end)
+{
+	const unsigned char *inner;
+	if (!enter(at, end, V_ASN1_INTEGER, &inner) || inner == *at || **at & 0x80)
+		return NULL;
+	BIGNUM *n = BN_bin2bn(*at, (int)(inner - *at), NULL);
+	*at = inner;
+	return n;
+}
+
+/* RFC 8017 §A.1.1 within RFC 5280 §4.1.2.7, as everybody writes it. Read here, because libcrypto's decoder takes longer
+ * than it takes to wrap to the key. False: it is something else, see decode. */
+static bool read_rsa(const unsigned char *at, long len, numbers *out)
+{
+	static const unsigned char rsa[] = {0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86,
+					    0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00};
+	const unsigned char *end = at + len, *inner;
+	if (!enter(&at, end, V_ASN1_SEQUENCE, &inner) || inner != end || end - at <= (long)sizeof rsa ||
+	    memcmp(at, rsa, sizeof rsa) != 0)
+		return false;
+	at += sizeof rsa;
+	if (!enter(&at, end, V_ASN1_BIT_STRING, &inner) || inner != end || at == end || *at++ != 0)
+		return false;
+	if (!enter(&at, end, V_ASN1_SEQUENCE, &inner) || inner != end)
+		return false;
+	out->n = read_integer(&at, end);
+	out->e = read_integer(&at, end);
+	if (out->n && out->e && at == end)
+		return true;
+	numbers_free(out);
+	return false;
+}
+
+/* Whatever libcrypto can read. */
+static kt_code decode(const unsigned char *der, long len, numbers *out, kt_err *err)
+{
+	const unsigned char *at = der;
+	EVP_PKEY *key = d2i_PUBKEY(NULL, &at, len);
+	kt_code rc = KT_OK;
+	if (!key || at != der + len)
+		rc = kt_fail(err, KT_E_INPUT, "take the node's public key again from the node",
+			     "this is no public key (SubjectPublicKeyInfo in PEM or DER)");
+	else if (!EVP_PKEY_is_a(key, "RSA"))
+		rc = kt_fail(err, KT_E_REFUSED, "let the node make an RSA transport key", "the node's key is not RSA");
+	else if (EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_RSA_N, &out->n) != 1 ||
+		 EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_RSA_E, &out->e) != 1)
+		rc = kt_fail(err, KT_E_INTERNAL, NULL, "libcrypto does not give the parts of an RSA key");
 	EVP_PKEY_free(key);
-	return NULL;
+	return rc;
 }
 
 /* The key, and the digest of its DER as it was given: encoding it again costs as much as wrapping to it. */
-static kt_code parse(const void *spki, size_t n, EVP_PKEY **out, char digest[KT_SHA256_HEX], kt_err *err)
+static kt_code parse(const void *spki, size_t n, numbers *out, char digest[KT_SHA256_HEX], kt_err *err)
 {
 	static const char begin[] = "-----BEGIN ";
 	unsigned char *opened = NULL;
 	const unsigned char *der = spki;
 	long len = (long)n;
-	*out = NULL;
-	if (n > sizeof begin && n <= SPKI_MAX && memcmp(spki, begin, sizeof begin - 1) == 0)
-		der = open_pem(spki, n, &opened, &len) ? opened : NULL;
-	if (der && n && n <= SPKI_MAX)
-		*out = parse_der(der, len);
-	kt_code rc = *out ? kt_sha256_hex(der, (size_t)len, digest, err)
-			  : kt_fail(err, KT_E_INPUT, "take the node's public key again from the node",
-				    "this is no public key (SubjectPublicKeyInfo in PEM or DER)");
+	if (n > sizeof begin && n <= SPKI_MAX && memcmp(spki, begin, sizeof begin - 1) == 0 &&
+	    open_pem(spki, n, &opened, &len))
+		der = opened;
+	if (len > SPKI_MAX)
+		len = 0;
+	kt_code rc = read_rsa(der, len, out) ? KT_OK : decode(der, len, out, err);
+	if (rc == KT_OK)
+		rc = kt_sha256_hex(der, (size_t)len, digest, err);
 	OPENSSL_free(opened);
 	return rc;
 }
 
+/* --- into the token ----------------------------------------------------------------------------------------------- */
+
 /* What a node's key must be: SP 800-56B r2 §6.2 (length, exponent). */
-static kt_code check(const EVP_PKEY *key, const BIGNUM *e, kt_err *err)
+static kt_code check(const numbers *k, kt_err *err)
 {
 	static const char remedy[] = "let the node make a new transport key";
-	int bits = EVP_PKEY_get_bits(key);
+	int bits = BN_num_bits(k->n);
 	if (bits < KT_NODE_KEY_MIN_BITS || bits > KT_NODE_KEY_MAX_BITS || bits % 64)
 		return kt_fail(err, KT_E_REFUSED, remedy, "the node's RSA key has %d bits; %d to %d are taken", bits,
 			       KT_NODE_KEY_MIN_BITS, KT_NODE_KEY_MAX_BITS);
-	if (BN_num_bits(e) < 17 || BN_num_bytes(e) > EXPONENT_MAX || !BN_is_odd(e))
+	if (BN_num_bits(k->e) < 17 || BN_num_bytes(k->e) > EXPONENT_MAX || !BN_is_odd(k->e))
 		return kt_fail(err, KT_E_REFUSED, remedy, "the node's RSA key has an unfit public exponent");
 	return KT_OK;
 }
@@ -89,37 +161,21 @@ static kt_code create(kt_token *t, const BIGNUM *n, const BIGNUM *e, CK_OBJECT_H
 	return P11(t, err, C_CreateObject, t->session, tpl.a, tpl.n, out);
 }
 
-static kt_code import(kt_token *t, EVP_PKEY *key, kt_token_node_key *out, kt_err *err)
-{
-	BIGNUM *n = NULL, *e = NULL;
-	kt_code rc = KT_OK;
-	CK_OBJECT_HANDLE h = 0;
-	if (!EVP_PKEY_is_a(key, "RSA"))
-		return kt_fail(err, KT_E_REFUSED, "let the node make an RSA transport key",
-			       "the node's key is not RSA");
-	if (EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_RSA_N, &n) != 1 ||
-	    EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_RSA_E, &e) != 1) {
-		rc = kt_fail(err, KT_E_INTERNAL, NULL, "libcrypto does not give the parts of an RSA key");
-		goto out;
-	}
-	KT_TRY_GOTO(check(key, e, err), out);
-	KT_TRY_GOTO(create(t, n, e, &h, err), out);
-	out->handle = h;
-	out->bits = (unsigned)EVP_PKEY_get_bits(key);
-out:
-	BN_free(n);
-	BN_free(e);
-	return rc;
-}
-
 kt_code kt_token_import_node_key(kt_token *t, const void *spki, size_t n, kt_token_node_key *out, kt_err *err)
 {
-	EVP_PKEY *key;
+	numbers key = {0};
+	CK_OBJECT_HANDLE h = 0;
 	*out = (kt_token_node_key){0};
 	kt_code rc = parse(spki, n, &key, out->spki_sha256, err);
 	if (rc == KT_OK)
-		rc = import(t, key, out, err);
-	EVP_PKEY_free(key);
+		rc = check(&key, err);
+	if (rc == KT_OK)
+		rc = create(t, key.n, key.e, &h, err);
+	if (rc == KT_OK) {
+		out->handle = h;
+		out->bits = (unsigned)BN_num_bits(key.n);
+	}
+	numbers_free(&key);
 	return rc;
 }
 

@@ -23,7 +23,7 @@ enum {
 	FIRST_WAIT_MS = 250,
 	RESTARTS = 4, /* in one kt_owner_ask */
 	TRIES = 2,    /* of one request */
-	WINDOW = 2 * KT_OWNER_SESSIONS
+	WINDOW = 64   /* requests that the owner has at a time: it need not wait for the next one */
 };
 
 struct kt_owner {
@@ -34,6 +34,7 @@ struct kt_owner {
 	char name[256];    /* of the token, for messages */
 	bool logged_in;    /* once at least */
 	bool reload;       /* session or device are lost: no more is sent, and a new owner is started */
+	bool locked;       /* that is why no further login is tried */
 	kt_err no_login;   /* why no further login is tried; KT_OK: one may be */
 	int64_t latest_id; /* of a request */
 };
@@ -199,8 +200,10 @@ static bool flag(const cJSON *o, const char *name)
 
 static void note_refusal(kt_owner *o, const cJSON *reply, const kt_err *why)
 {
-	if (flag(reply, "refused"))
-		o->no_login = *why;
+	if (!flag(reply, "refused"))
+		return;
+	o->no_login = *why;
+	o->locked = flag(reply, "locked");
 }
 
 /* The token that was opened. Takes over `token`. */
@@ -270,7 +273,7 @@ kt_code kt_owner_start(const kt_owner_options *options, kt_owner **out, kt_err *
 		*out = o;
 		return KT_OK;
 	}
-	if (o->no_login.code != KT_OK && options->refused)
+	if (o->no_login.code != KT_OK && !o->locked && options->refused)
 		*options->refused = true;
 	cJSON_Delete(o->token);
 	free(o);
@@ -345,10 +348,11 @@ typedef struct asking {
 	kt_err lost; /* the latest reason */
 } asking;
 
-/* The owner was lost with this request, or answered that the session is. */
+/* The owner was lost at this request, or answered that the session is. */
 static void ask_again(place *p, const kt_err *why)
 {
 	p->sent = false;
+	p->tries++;
 	if (p->r->again && p->tries < TRIES)
 		return;
 	fail_request(p->r, why);
@@ -357,11 +361,27 @@ static void ask_again(place *p, const kt_err *why)
 	p->r = NULL;
 }
 
+/* How many of those that are not answered were sent before this one. */
+static size_t sent_before(const asking *a, const place *p)
+{
+	size_t n = 0;
+	for (size_t i = 0; i < a->window; i++)
+		n += a->at[i].sent && a->at[i].id < p->id;
+	return n;
+}
+
+/* The owner takes requests in their order, one for each session: later ones were not begun, and are asked as if they
+ * never had been. */
 static void all_lost(asking *a)
 {
+	bool begun[WINDOW];
 	for (size_t i = 0; i < a->window; i++)
-		if (a->at[i].r && a->at[i].sent)
+		begun[i] = a->at[i].sent && sent_before(a, &a->at[i]) < a->o->opt.sessions;
+	for (size_t i = 0; i < a->window; i++)
+		if (begun[i])
 			ask_again(&a->at[i], &a->lost);
+		else
+			a->at[i].sent = false;
 	kt_log(KT_LOG_WARN, "%s", a->lost.msg);
 }
 
@@ -385,7 +405,6 @@ static void send_place(asking *a, place *p)
 {
 	kt_err err = KT_ERR_INIT;
 	p->id = ++a->o->latest_id;
-	p->tries++;
 	p->sent = send(a->o, p->id, p->r, &err) == KT_OK;
 	if (p->sent)
 		return;
@@ -468,7 +487,7 @@ static void notice_death(kt_owner *o)
 
 void kt_owner_ask(kt_owner *o, kt_owner_request *list, size_t n)
 {
-	asking a = {.o = o, .list = list, .n = n, .window = 2 * (size_t)o->opt.sessions, .lost = KT_ERR_INIT};
+	asking a = {.o = o, .list = list, .n = n, .window = n < WINDOW ? n : WINDOW, .lost = KT_ERR_INIT};
 	notice_death(o);
 	for (;;) {
 		cJSON *reply;

@@ -36,7 +36,9 @@ typedef struct kt_owner_options {
 	const char *uri;        /* pkcs11: URI of the token, with its pin-source */
 	int64_t call_ms;        /* how long one C_* call may take; 0: KT_OWNER_CALL_MS */
 	const char *const *env; /* complete, NAME=value, ends with NULL; NULL: ours */
-	bool *refused;     /* set when the PIN was refused, or nobody knows whether it was; NULL: does not matter */
+	/* Set by kt_owner_start when this PIN was refused, or nobody knows whether it was; not by a token that is
+	 * locked, and so did not look at it. NULL: does not matter. */
+	bool *refused;
 	unsigned sessions; /* most sessions at a time, a thread each: 1..KT_OWNER_SESSIONS; 0: 1 */
 } kt_owner_options;
 

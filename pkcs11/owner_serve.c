@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -70,6 +71,7 @@ static kt_code add_error(cJSON *reply, const kt_err *why, kt_err *err)
 	KT_TRY(kt_json_add_str(e, "message", why->msg, err));
 	KT_TRY(kt_json_add_str(e, "remedy", why->remedy, err));
 	KT_TRY(kt_json_add_bool(reply, "lost", kt_p11_lost(), err));
+	KT_TRY(kt_json_add_bool(reply, "locked", kt_p11_pin_locked(), err));
 	return kt_json_add_bool(reply, "refused", kt_p11_pin_refused(), err);
 }
 
@@ -362,9 +364,9 @@ static kt_code descriptor(int argc, char **argv, int i, int *fd, kt_err *err)
 	return KT_OK;
 }
 
-/* What the module keeps of keys and PINs is in memory of its own: none of that goes to swap, where the system lets us lock
- * without a limit. (Under a limit a module would run out of memory; what is ours is locked by kt_secret_setup in any
- * case.) */
+/* What the module keeps of keys and PINs is in memory of its own: none of that goes to swap, where the system lets us
+ * lock without a limit. (Under a limit a module would run out of memory; what is ours is locked by kt_secret_setup in
+ * any case.) */
 static void lock_module_memory(void)
 {
 	const struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
@@ -388,7 +390,8 @@ kt_code kt_owner_serve(int argc, char **argv, const kt_owner_handler *handlers, 
 				     "this subcommand is not meant to be typed");
 	kt_watch_use(table);
 	(void)close(memory);
-	(void)fcntl(s.sock, F_SETFD, FD_CLOEXEC); /* a module may start programs */
+	(void)fcntl(s.sock, F_SETFD, FD_CLOEXEC);  /* a module may start programs */
+	(void)prctl(PR_SET_NAME, "keyturn-token"); /* not "exe", after /proc/self/exe */
 	lock_module_memory();
 	kt_code rc = read_jobs(&s, err);
 	finish(&s);

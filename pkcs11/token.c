@@ -415,6 +415,7 @@ static kt_code session_again(kt_token *t, const char *uri, kt_err *err)
 {
 	kt_uri parsed;
 	CK_TOKEN_INFO now;
+	t->sessions++;
 	KT_TRY(kt_uri_parse(uri, &parsed, err));
 	KT_TRY(kt_token_check(t, err));
 	KT_TRY(P11(t, err, C_GetTokenInfo, t->slot, &now));
@@ -422,6 +423,11 @@ static kt_code session_again(kt_token *t, const char *uri, kt_err *err)
 	if (now.flags & CKF_LOGIN_REQUIRED)
 		KT_TRY(may_log_in_again(t, parsed.pin_source, err));
 	return login(t, parsed.pin_source, now.flags, err);
+}
+
+unsigned kt_token_session(const kt_token *t)
+{
+	return t->sessions;
 }
 
 kt_code kt_token_again(kt_token *t, const char *uri, kt_err *err)

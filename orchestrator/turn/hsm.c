@@ -140,6 +140,11 @@ void kt_hsm_close(kt_hsm *hsm)
 	free(hsm);
 }
 
+pid_t kt_hsm_pid(const kt_hsm *hsm)
+{
+	return kt_owner_pid(hsm->owner);
+}
+
 /* --- what the owner is asked -------------------------------------------------------------------------------------- */
 
 /* The arguments of every verb; run and node where there are. */

@@ -8,6 +8,8 @@
 #ifndef KT_TURN_HSM_H
 #define KT_TURN_HSM_H
 
+#include <sys/types.h>
+
 #include "base/json.h"
 #include "orchestrator/inventory/inventory.h"
 #include "wire/message.h"
@@ -37,6 +39,9 @@ void kt_hsm_close(kt_hsm *hsm);
 /* What the token of the URI really does (docs/FORMATS.md, section 13), tried in an owner of its own; a key that the URI
  * names is a node's. on_token: as in kt_probe_options. *report is the caller's: cJSON_Delete. */
 KT_MUST_CHECK kt_code kt_hsm_probe(const char *uri, int64_t call_ms, bool on_token, cJSON **report, kt_err *err);
+
+/* The process that owns the token; 0 while there is none. */
+pid_t kt_hsm_pid(const kt_hsm *hsm);
 
 /* The token's owner: a program calls this under KT_HSM_SUBCOMMAND, with the words after it. */
 KT_MUST_CHECK kt_code kt_hsm_serve(int argc, char **argv, kt_err *err);

@@ -323,6 +323,11 @@ static void a_refused_pin_is_not_tried_again(void **state)
 	(void)unlink(order_path("logins"));
 	assert_kt_fails(KT_E_HSM, kt_owner_start(&options, &o, &err));
 	assert_false(refused);
+	options.uri = softhsm_shim_uri();
+	order("C_Login", "rv 0xA4"); /* CKR_PIN_LOCKED: the token did not look at it */
+	assert_kt_fails(KT_E_HSM, kt_owner_start(&options, &o, &err));
+	assert_false(refused);
+	(void)unlink(order_path("logins"));
 	options.uri = uri;
 	assert_kt_fails(KT_E_HSM, kt_owner_start(&options, &o, &err));
 	assert_true(refused);
