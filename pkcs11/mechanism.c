@@ -9,6 +9,7 @@
 /*
  * Under a wrapping key RFC 5649 comes before RFC 3394 (it takes any length and says it inside), to a node SHA-256
  * before SHA-1. CKM_AES_KEY_WRAP_PAD promises nothing: RFC 5649 in SoftHSM, RFC 3394 of PKCS#7-padded bytes in NSS.
+ * What is never used (kt_blob_refuse_mechanism) has no row, CloudHSM's 0x8000210A among it, which pads as no RFC does.
  */
 static const kt_p11_mechanism rows[] = {
 	{CKM_AES_KEY_WRAP_KWP, "CKM_AES_KEY_WRAP_KWP", KT_BLOB_RFC5649, .named = true, .tested = true,
@@ -39,10 +40,6 @@ static const kt_p11_mechanism rows[] = {
 	 .parameter = KT_P11_RSA_AES, .note = "the only way to wrap to an RSA key in a YubiHSM 2"},
 	{.name = NULL},
 };
-
-/* Never used, though a probe of the number would succeed. CloudHSM's 0x8000210A pads by PKCS#5: no RFC has that. */
-static const char *const never[] = {"CKM_RSA_PKCS", "CKM_RSA_X_509", "CKM_CLOUDHSM_AES_KEY_WRAP_PKCS5_PAD"};
-static const char *const never_part[] = {"_CBC", "_ECB", "_CTR", "_OFB", "_CFB", "PKCS5_PAD"};
 
 static const struct maker {
 	const char *name;
@@ -104,18 +101,4 @@ bool kt_p11_applies(const kt_p11_mechanism *mechanism, kt_p11_maker maker)
 	if (mechanism->maker != KT_P11_ANYBODY)
 		return mechanism->maker == maker;
 	return maker == KT_P11_ANYBODY || !has_own(mechanism, maker);
-}
-
-kt_code kt_p11_mechanism_refuse(const char *name, kt_err *err)
-{
-	bool refused = false;
-	for (size_t i = 0; i < sizeof never / sizeof never[0]; i++)
-		refused = refused || strcasecmp(name, never[i]) == 0;
-	for (size_t i = 0; i < sizeof never_part / sizeof never_part[0]; i++)
-		refused = refused || strcasestr(name, never_part[i]);
-	if (!refused)
-		return KT_OK;
-	return kt_fail(err, KT_E_REFUSED, "wrap the key again where it is, with keyturn",
-		       "the key was wrapped by %.60s, which keyturn never uses: a changed blob would not be seen",
-		       name);
 }

@@ -2,7 +2,8 @@
 /*
  * The one table of wrapping mechanisms: which number may give which format, in order of preference. A row is a
  * candidate, never a promise: it is used once a throw-away key has gone there and back by it (probe.c). PKCS#1 v1.5 and
- * CBC are in no row: the one leaks by its padding, the other does not show that a blob was changed.
+ * CBC are in no row: the one leaks by its padding, the other does not show that a blob was changed
+ * (kt_blob_refuse_mechanism refuses blobs that name them).
  */
 #ifndef KT_PKCS11_MECHANISM_H
 #define KT_PKCS11_MECHANISM_H
@@ -59,8 +60,5 @@ kt_p11_maker kt_p11_maker_of(const char *const *texts);
 const char *kt_p11_maker_name(kt_p11_maker maker);
 /* Is the row worth a try on a module of this maker? */
 bool kt_p11_applies(const kt_p11_mechanism *mechanism, kt_p11_maker maker);
-/* KT_E_REFUSED when a blob says that it was wrapped by a mechanism that is never used: PKCS#1 v1.5, raw RSA, CBC, ECB.
- */
-KT_MUST_CHECK kt_code kt_p11_mechanism_refuse(const char *name, kt_err *err);
 
 #endif

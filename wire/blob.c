@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/codec.h"
 
@@ -283,16 +284,52 @@ static kt_code get_hex(const cJSON *o, const char *name, uint8_t *out, size_t n,
 	return rc;
 }
 
+/* Names as PKCS#11 v2.40 has them, and CloudHSM's for a padding that no RFC has. */
+static const struct {
+	const char *name;
+	uint32_t id;
+} never[] = {
+	{"CKM_RSA_PKCS", 0x0001}, {"CKM_RSA_X_509", 0x0003},   {"CKM_AES_ECB", 0x1081},
+	{"CKM_AES_CBC", 0x1082},  {"CKM_AES_CBC_PAD", 0x1085}, {"CKM_CLOUDHSM_AES_KEY_WRAP_PKCS5_PAD", 0},
+};
+
+static bool is_never(const char *name, size_t n, uint32_t id)
+{
+	for (size_t i = 0; i < sizeof never / sizeof never[0]; i++)
+		if ((strlen(never[i].name) == n && strncasecmp(never[i].name, name, n) == 0) ||
+		    (id && id == never[i].id))
+			return true;
+	return memmem(name, n, "_CBC", 4) || memmem(name, n, "_ECB", 4);
+}
+
+kt_code kt_blob_refuse_mechanism(const char *name, uint32_t id, kt_err *err)
+{
+	for (const char *part = name;; part++) {
+		size_t n = strcspn(part, "+");
+		if (is_never(part, n, id))
+			return kt_fail(err, KT_E_REFUSED, "wrap the key again where it is, with keyturn",
+				       "the key was wrapped by %.60s (0x%lx), which keyturn never uses: a changed blob "
+				       "would not "
+				       "be seen",
+				       name, (unsigned long)id);
+		part += n;
+		if (!*part)
+			return KT_OK;
+	}
+}
+
 static kt_code get_mechanism(const cJSON *o, kt_blob *b, kt_err *err)
 {
 	uint8_t id[MECHANISM_HEX / 2];
 	KT_TRY(get_text(o, "mechanism", b->mechanism, sizeof b->mechanism, err));
 	if (!cJSON_GetObjectItemCaseSensitive(o, "mechanism_id"))
-		return KT_OK;
+		return kt_blob_refuse_mechanism(b->mechanism, 0, err);
 	KT_TRY(get_hex(o, "mechanism_id", id, sizeof id, err));
 	for (size_t i = 0; i < sizeof id; i++)
 		b->mechanism_id = b->mechanism_id << 8 | id[i];
-	return b->mechanism_id ? KT_OK : kt_fail(err, KT_E_INPUT, not_ours, "\"mechanism_id\" is empty");
+	if (!b->mechanism_id)
+		return kt_fail(err, KT_E_INPUT, not_ours, "\"mechanism_id\" is empty");
+	return kt_blob_refuse_mechanism(b->mechanism, b->mechanism_id, err);
 }
 
 static kt_code get_choice(const cJSON *o, const char *name, const char *const *choices, unsigned n, unsigned *out,

@@ -119,6 +119,27 @@ static void refuses_what_is_not_exact(void **state)
 	free(text);
 }
 
+/* A blob that says so of itself is refused as such, by the name and by the number. */
+static void what_is_never_used_is_refused(void **state)
+{
+	static const struct {
+		const char *name;
+		uint32_t id;
+	} never[] = {{"CKM_RSA_PKCS", 0}, {"CKM_AES_CBC_PAD", 0}, {"CKM_AES_KEY_WRAP", 0x1085}, {"CKM_X", 1}};
+	(void)state;
+	kt_err err;
+	for (size_t i = 0; i < sizeof never / sizeof never[0]; i++) {
+		kt_blob b = escrow, got;
+		cJSON *json;
+		(void)snprintf(b.mechanism, sizeof b.mechanism, "%s", never[i].name);
+		b.mechanism_id = never[i].id;
+		assert_kt_ok(kt_blob_to_json(&b, &json, &err));
+		assert_kt_fails(KT_E_REFUSED, kt_blob_from_json(json, &got, &err));
+		assert_non_null(strstr(err.msg, "never uses"));
+		cJSON_Delete(json);
+	}
+}
+
 static void every_cut_is_refused(void **state)
 {
 	(void)state;
@@ -202,9 +223,13 @@ static void aes_on_libcrypto(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(goes_to_json_and_back),       cmocka_unit_test(refuses_what_is_not_exact),
-		cmocka_unit_test(every_cut_is_refused),        cmocka_unit_test(no_flip_goes_unseen),
-		cmocka_unit_test(a_broken_one_is_not_written), cmocka_unit_test(aes_on_libcrypto),
+		cmocka_unit_test(goes_to_json_and_back),
+		cmocka_unit_test(refuses_what_is_not_exact),
+		cmocka_unit_test(what_is_never_used_is_refused),
+		cmocka_unit_test(every_cut_is_refused),
+		cmocka_unit_test(no_flip_goes_unseen),
+		cmocka_unit_test(a_broken_one_is_not_written),
+		cmocka_unit_test(aes_on_libcrypto),
 	};
 	return cmocka_run_group_tests(tests, set_up, NULL);
 }

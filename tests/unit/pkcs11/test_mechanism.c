@@ -51,7 +51,7 @@ static void no_row_is_forbidden_and_makers_rows_are_marked_untested(void **state
 {
 	(void)state;
 	for (const kt_p11_mechanism *m = kt_p11_mechanisms(); m->name; m++) {
-		assert_int_equal(kt_p11_mechanism_refuse(m->name, NULL), KT_OK);
+		assert_int_equal(kt_blob_refuse_mechanism(m->name, (uint32_t)m->type, NULL), KT_OK);
 		assert_true(m->maker == KT_P11_ANYBODY || !m->tested);
 		assert_non_null(m->note);
 		assert_true(m->type != CKM_RSA_PKCS && m->type != CKM_RSA_X_509 && m->type != 0x8000210A &&
@@ -59,17 +59,26 @@ static void no_row_is_forbidden_and_makers_rows_are_marked_untested(void **state
 	}
 }
 
-static void what_is_never_used_is_refused_by_name(void **state)
+static void what_is_never_used_is_refused_by_name_and_number(void **state)
 {
-	static const char *const names[] = {"CKM_RSA_PKCS",    "CKM_RSA_X_509", "CKM_AES_CBC_PAD",
-					    "CKM_AES_CBC",     "CKM_AES_ECB",   "CKM_CLOUDHSM_AES_KEY_WRAP_PKCS5_PAD",
-					    "ckm_des3_cbc_pad"};
+	kt_err err;
+	static const char *const names[] = {"CKM_RSA_PKCS+CKM_AES_KEY_WRAP",
+					    "CKM_RSA_PKCS_OAEP+CKM_AES_CBC_PAD",
+					    "CKM_RSA_PKCS",
+					    "CKM_RSA_X_509",
+					    "CKM_AES_CBC_PAD",
+					    "CKM_AES_CBC",
+					    "CKM_AES_ECB",
+					    "CKM_CLOUDHSM_AES_KEY_WRAP_PKCS5_PAD",
+					    "CKM_DES3_CBC_PAD"};
 	(void)state;
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-		kt_err err;
-		assert_kt_fails(KT_E_REFUSED, kt_p11_mechanism_refuse(names[i], &err));
+		assert_kt_fails(KT_E_REFUSED, kt_blob_refuse_mechanism(names[i], 0, &err));
 		assert_non_null(strstr(err.msg, names[i]));
 	}
+	assert_kt_fails(KT_E_REFUSED, kt_blob_refuse_mechanism("CKM_AES_KEY_WRAP", CKM_AES_CBC_PAD, &err));
+	assert_kt_fails(KT_E_REFUSED, kt_blob_refuse_mechanism("CKM_RSA_PKCS_OAEP", CKM_RSA_PKCS, &err));
+	assert_kt_ok(kt_blob_refuse_mechanism("CKM_RSA_PKCS_OAEP+CKM_AES_KEY_WRAP_PAD", CKM_AES_KEY_WRAP_PAD, &err));
 }
 
 int main(void)
@@ -78,7 +87,7 @@ int main(void)
 		cmocka_unit_test(makers_are_known_by_their_own_words),
 		cmocka_unit_test(a_makers_numbers_are_tried_on_its_modules_alone),
 		cmocka_unit_test(no_row_is_forbidden_and_makers_rows_are_marked_untested),
-		cmocka_unit_test(what_is_never_used_is_refused_by_name),
+		cmocka_unit_test(what_is_never_used_is_refused_by_name_and_number),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
