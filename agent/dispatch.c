@@ -106,6 +106,16 @@ static kt_status not_done(const kt_agent_ctx *ctx, const kt_err *err)
 	return KT_STATUS_UNKNOWN;
 }
 
+/* For want of a record, and behind the epoch, which shuts out what was sent before: this request comes to nothing for
+ * good.
+ */
+static kt_status not_begun(const kt_agent_verb *v, cJSON *result)
+{
+	if (v->repeat == KT_VERB_ONCE)
+		KT_IGNORE(kt_json_add_bool(result, "started", false, NULL));
+	return KT_STATUS_FAILED;
+}
+
 static kt_status recorded(const kt_agent_verb *v, kt_agent_ctx *ctx, const kt_request *r, cJSON *result, kt_err *err)
 {
 	kt_spool_state state;
@@ -115,7 +125,7 @@ static kt_status recorded(const kt_agent_verb *v, kt_agent_ctx *ctx, const kt_re
 	    kt_detached_check(ctx->state, r->cluster, ctx->spool, err) != KT_OK)
 		return not_done(ctx, err);
 	if (kt_spool_begin(ctx->spool, r, v->hidden, &state, err) != KT_OK)
-		return state == KT_SPOOL_NEW ? KT_STATUS_FAILED : KT_STATUS_UNKNOWN;
+		return state == KT_SPOOL_NEW ? not_begun(v, result) : KT_STATUS_UNKNOWN;
 	if (state == KT_SPOOL_DONE && !PLANTED(OUTCOME_NOT_LOOKED_UP))
 		return replay(ctx->spool, result, err);
 	if (ctx->settle && v->repeat == KT_VERB_AGAIN)

@@ -288,7 +288,7 @@ static kt_code call_off(const char *spool, kt_err *err)
 	if (!mine)
 		return kt_fail(err, KT_E_BUSY, "ask again", "detached work has just begun on this node (%s)", spool);
 	KT_IGNORE(kt_fail(&why, KT_E_REFUSED, NULL, "called off before it began: another request came first"));
-	return kt_spool_finish(spool, KT_STATUS_FAILED, NULL, &why, err);
+	return kt_spool_never_started(spool, &why, NULL, err);
 }
 
 /* Whether it still runs cannot be told from its records. */

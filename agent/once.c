@@ -17,7 +17,7 @@ static kt_code give_up(const char *spool, const kt_err *why, kt_err *err)
 	bool mine;
 	if (kt_spool_claim(spool, &mine, err) != KT_OK)
 		return KT_E_UNKNOWN;
-	return mine ? kt_spool_finish(spool, KT_STATUS_FAILED, NULL, why, err) : KT_OK;
+	return mine ? kt_spool_never_started(spool, why, NULL, err) : KT_OK;
 }
 
 static kt_code try_start(kt_agent_ctx *ctx, kt_once_start_fn *start, void *arg, kt_err *why)
@@ -67,7 +67,7 @@ static bool rebooted_since(const kt_process *p)
 }
 
 /* The runner is gone and has recorded nothing. */
-static kt_status lost(const char *spool, const kt_spool_work *work, kt_err *err)
+static kt_status lost(const char *spool, const kt_spool_work *work, cJSON *result, kt_err *err)
 {
 	kt_err ignored = KT_ERR_INIT;
 	bool booted = rebooted_since(&work->runner);
@@ -75,7 +75,7 @@ static kt_status lost(const char *spool, const kt_spool_work *work, kt_err *err)
 		KT_IGNORE(kt_fail(err, KT_E_INTERNAL, NULL,
 				  "the detached runner ended before the command was executed%s (%s)",
 				  booted ? ": the node was rebooted" : "", spool));
-		KT_IGNORE(kt_spool_finish(spool, KT_STATUS_FAILED, NULL, err, &ignored));
+		KT_IGNORE(kt_spool_never_started(spool, err, result, &ignored));
 		return KT_STATUS_FAILED;
 	}
 	KT_IGNORE(kt_fail(err, KT_E_UNKNOWN, "the probe tells which key opens the data",
@@ -115,7 +115,7 @@ kt_status kt_once_look(const char *spool, bool *runs, cJSON *result, kt_err *err
 	if (rc != KT_OK)
 		return KT_STATUS_UNKNOWN;
 	if (!work.alive || work.runner.pid == getpid()) /* claimed by ourselves to keep others off */
-		return lost(spool, &work, err);
+		return lost(spool, &work, result, err);
 	*runs = true;
 	return KT_STATUS_UNKNOWN;
 }

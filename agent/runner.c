@@ -32,6 +32,7 @@ typedef struct runner {
 	kt_match *match;
 	kt_output output;
 	kt_spawn_end end;
+	bool started; /* the command may have been executed */
 	bool executed;
 } runner;
 
@@ -97,7 +98,10 @@ static kt_code prepare(runner *r, kt_err *err)
 
 static kt_code on_started(void *arg, pid_t pid, kt_err *err)
 {
-	return kt_spool_child(((runner *)arg)->spool, pid, err);
+	runner *r = arg;
+	kt_code rc = kt_spool_child(r->spool, pid, err);
+	r->started = rc == KT_OK; /* else it is not let go on */
+	return rc;
 }
 
 static kt_code on_output(void *arg, int stream, const uint8_t *bytes, size_t n, kt_err *err)
@@ -127,6 +131,8 @@ static kt_code execute(runner *r, kt_err *err)
 
 static kt_code describe(const runner *r, cJSON *result, kt_err *err)
 {
+	if (!r->started)
+		return kt_json_add_bool(result, "started", false, err);
 	if (!r->executed)
 		return KT_OK;
 	KT_TRY(kt_json_add_int(result, "exit", r->end.exit, err));

@@ -453,6 +453,20 @@ kt_code kt_spool_claim(const char *dir, bool *mine, kt_err *err)
 	return rc == KT_OK ? KT_OK : kt_record_failed(err, "who carries it out");
 }
 
+kt_code kt_spool_never_started(const char *dir, const kt_err *why, cJSON *result, kt_err *err)
+{
+	cJSON *own = cJSON_CreateObject();
+	kt_code rc = own ? KT_OK : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	if (rc == KT_OK)
+		rc = kt_json_add_bool(own, "started", false, err);
+	if (rc == KT_OK && result)
+		rc = kt_json_add_bool(result, "started", false, err);
+	if (rc == KT_OK)
+		rc = kt_spool_finish(dir, KT_STATUS_FAILED, own, why, err);
+	cJSON_Delete(own);
+	return rc;
+}
+
 kt_code kt_spool_child(const char *dir, pid_t pid, kt_err *err)
 {
 	bool made;

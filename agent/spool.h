@@ -59,6 +59,10 @@ void kt_spool_outcome_free(kt_spool_outcome *o);
  * is recorded in `pid` (durably) who that was.
  */
 KT_MUST_CHECK kt_code kt_spool_claim(const char *dir, bool *mine, kt_err *err);
+/* Nobody will ever execute it, by the word of who has claimed it or found that its runner is gone: records `failed`
+ * with
+ * {"started":false} and the reason, and adds that to `result` (NULL: nobody asks). Nothing has to be undone then. */
+KT_MUST_CHECK kt_code kt_spool_never_started(const char *dir, const kt_err *why, cJSON *result, kt_err *err);
 /* Record the command itself, before it executes anything; its session is that of its descendants. */
 KT_MUST_CHECK kt_code kt_spool_child(const char *dir, pid_t pid, kt_err *err);
 

@@ -23,6 +23,7 @@ typedef enum kt_planted {
 	UNDO_FAILURE_IGNORED,   /* the way back goes on over an undo that failed */
 	RESTORE_UNCHECKED,      /* nobody asks whether the restore worked */
 	RESTORE_UNGATED,        /* the backup is put back while a node may be live */
+	NEVER_STARTED_RESTORED, /* the backup is put back though nothing was changed */
 	UNSETTLED_PROBED,       /* the probe runs while the rekey may still be running: two walls, and both are down */
 	/* the journal and the driver, as the simulator models them */
 	INTENT_NOT_SYNCED,    /* commands are sent before their intents are durable */

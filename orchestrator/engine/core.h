@@ -118,6 +118,7 @@ struct kt_engine {
 			    soon as nothing is under way */
 	bool rekey_done;
 	bool committed;
+	bool given_up; /* a person asked for the old key, and gave up what was written since the backup */
 	size_t warnings;
 	size_t left;    /* nodes that the way back has left behind: one of their undos failed for good */
 	size_t left_at; /* the step at which the first of them was left */

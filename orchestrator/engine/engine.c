@@ -304,6 +304,24 @@ static void restore(kt_engine *e)
 	kt_block_open(&e->steps[e->cur].role[KT_ROLE_UNDO]);
 }
 
+/* By the word of its node, which has recorded that it never will be. */
+static bool never_started(const kt_engine *e)
+{
+	const kt_target *t = &e->steps[e->once].role[KT_ROLE_DO].targets[0];
+	return t->state == KT_TARGET_FAILED && !t->same_key && cJSON_IsFalse(kt_json_member(t->result, "started"));
+}
+
+/* S3: the rekey has changed nothing, so a restore would help nothing, and lose what somebody may have written while the
+ * rekey was in doubt. S4: nor is a node started before the probe says `old`. A resume asks it again. */
+static void hold_unrestored(kt_engine *e, kt_block *b)
+{
+	hold(e, blame_verdict(e, b, "and",
+			      "the rekey has changed nothing, so the backup was not restored over what may have been "
+			      "written since: see what probe_command prints on that node, then `keyturn resume`; "
+			      "`keyturn rollback` restores it all the same"));
+	kt_block_open(b);
+}
+
 static void back_probe_settled(kt_engine *e, kt_block *b)
 {
 	if (!kt_block_complete(b)) {
@@ -313,6 +331,10 @@ static void back_probe_settled(kt_engine *e, kt_block *b)
 	if (strcmp(verdict(b), "old") == 0) {
 		e->rekey_done = false;
 		undone(e);
+		return;
+	}
+	if (never_started(e) && !e->given_up && !PLANTED(NEVER_STARTED_RESTORED)) {
+		hold_unrestored(e, b);
 		return;
 	}
 	if (PLANTED(RESTORE_UNGATED)) {
@@ -638,6 +660,7 @@ static kt_code apply_revert(kt_engine *e, const kt_event *ev, kt_err *err)
 {
 	if (e->mode == MODE_NEW || e->ended)
 		return misfit(err, ev, "no coordinator has the run");
+	e->given_up = true;
 	if (modes[e->mode].back)
 		return KT_OK;
 	e->committed = false;

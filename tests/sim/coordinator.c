@@ -9,7 +9,7 @@
 #include "orchestrator/playbook/playbook.h"
 #include "tests/sim/sim.h"
 
-enum { COMMIT_LATE_MS = 500, HSM_MS = 30, LINKS = 1 << 20, EPOCH_BASE = 1000000 };
+enum { COMMIT_LATE_MS = 500, HAND_MS = 1000, HSM_MS = 30, LINKS = 1 << 20, EPOCH_BASE = 1000000 };
 
 static bool broken(const sim *s)
 {
@@ -69,6 +69,8 @@ static bool dies_now(sim_coord *c, const char *where)
 	s->faults_left--;
 	sim_count(s, SIM_COORDINATOR_DIES);
 	sim_coord_dies(c, where);
+	if (delicate && sim_chance(&s->rng, 500))
+		sim_after(s, (int64_t)sim_below(&s->rng, HAND_MS), sim_by_hand, NULL, 0);
 	return true;
 }
 

@@ -261,13 +261,18 @@ static void fault_hand(sim *s)
 	sim_count(s, SIM_BY_HAND);
 	n->service = n->by_hand = n->may_be_down = true;
 	n->runs_with = n->env;
-	const kt_request rekey = {.step = "rekey", .role = KT_ROLE_DO, .node = s->node[0].name, .attempt = 1};
 	s->w.version += s->w.rekey_started == 0;
-	s->w.in_doubt += s->w.rekey_started == 0 && sim_journal_has_intent(s, &rekey);
 	if (sim_chance(&s->rng, 500)) {
 		sim_trace(s, "-- and stops it again");
 		n->service = n->by_hand = false;
 	}
+}
+
+void sim_by_hand(sim *s, void *unused, int64_t unused_too)
+{
+	(void)unused, (void)unused_too;
+	if (s->faults)
+		fault_hand(s);
 }
 
 /* Another machine with a copy of the state folder takes the run, and the first one lives on. */

@@ -173,6 +173,11 @@ static void check_answer(sim *s, const char *verb, kt_status status, const cJSON
 	if (strcmp(verb, "exec") == 0 && status == KT_STATUS_FAILED && s->w.rekey_started &&
 	    (err->code == KT_E_INTERNAL || err->code == KT_E_REFUSED) && !cJSON_HasObjectItem(result, "exit"))
 		sim_break(s, "S1: the rekey was executed, and its node says that it was not");
+	if (strcmp(verb, "exec") != 0 || !cJSON_IsFalse(kt_json_member(result, "started")))
+		return;
+	if (s->w.rekey_started)
+		sim_break(s, "S1: the rekey was started, and its node is certain that it never was");
+	s->w.never_started |= err->code != KT_E_AUDIT; /* it is recorded, so that no newer coordinator can start it */
 }
 
 /* S8: what arrives at a node stands in a journal. */

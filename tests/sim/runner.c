@@ -151,7 +151,9 @@ static void executes(sim *s, void *node, int64_t work)
 	}
 	if (rc != KT_OK) {
 		sim_process_end(n, n->runner.child);
-		record(s, n, KT_STATUS_FAILED, NULL, &err);
+		cJSON *result = sim_keep(s, cJSON_CreateObject());
+		(void)cJSON_AddBoolToObject(result, "started", false);
+		record(s, n, KT_STATUS_FAILED, result, &err);
 		return;
 	}
 	sim_rekey_starts(s);

@@ -102,8 +102,9 @@ struct sim_node {
 
 typedef struct sim_world {
 	sim_key data;
-	int64_t version;  /* counts writes of the application */
-	int64_t in_doubt; /* of them, by hand while a rekey was in doubt, since the backup: SAFETY.md, "not covered" */
+	int64_t version;    /* counts writes of the application */
+	bool vague;         /* the probe did not know last time */
+	bool never_started; /* the rekey's node is certain of that */
 	bool backup, backup_checked;
 	int64_t backup_version, backup_id;
 	bool key_made, escrowed;
@@ -361,6 +362,7 @@ void sim_takeover_answer(sim_flight *f);
 /* faults.c */
 void sim_faults_draw(sim *s);
 void sim_fault_now(sim *s);
+void sim_by_hand(sim *s, void *unused, int64_t unused_too); /* somebody brings a node back while nobody watches */
 void sim_heal(sim *s);
 void sim_call_operator(sim *s);
 

@@ -20,6 +20,8 @@ void sim_rekey_starts(sim *s)
 	sim_trace(s, "-- the rekey starts");
 	if (++w->rekey_started > 1)
 		sim_break(s, "S1: the rekey is started a second time");
+	if (w->never_started)
+		sim_break(s, "S1: the rekey starts, and its node was certain that it never will");
 	for (size_t i = 0; i < s->n; i++) {
 		sim_node *n = &s->node[i];
 		if (n->dirty)

@@ -97,6 +97,32 @@ static void exec_bad(client *c, const char *args, kt_code code, const char *part
 	c->attempt++;
 }
 
+/* Does the node say that the command never was and never will be executed? */
+static void assert_never(client *c, const char *args, bool never)
+{
+	reply r = ask(c, "exec", args);
+	assert_int_equal(r.status, KT_STATUS_FAILED);
+	assert_int_equal(cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(r.result, "started")), never);
+	reply_free(&r);
+}
+
+static void what_never_started_is_told_from_what_failed(void **state)
+{
+	(void)state;
+	client c;
+	start_rekey(&c);
+	assert_never(&c, script("echo ran >>count; exit 3", ""), false);
+	c.attempt++;
+	assert_never(&c, script("echo ran >>count; kill -9 $$", ""), false);
+	c.attempt++;
+	assert_never(&c, J("{'command':{'argv':['true'],'user':'no-such-user'}}"), true);
+	c.attempt++;
+	assert_never(&c, "{}", true);
+	assert_never(&c, "{}", true); /* as recorded */
+	assert_int_equal(lines_of("count"), 2);
+	client_end(&c);
+}
+
 static void expectations(void **state)
 {
 	(void)state;
@@ -466,6 +492,7 @@ static void what_is_settled_is_not_started(void **state)
 	ask_bad(&c, "exec", args, KT_STATUS_FAILED, KT_E_REFUSED, "never started");
 	c.settle = false;
 	ask_bad(&c, "exec", args, KT_STATUS_FAILED, KT_E_REFUSED, "never started");
+	assert_never(&c, args, true);
 	assert_int_equal(lines_of("count"), 0);
 	/* An intent whose runner never came is not begun either. */
 	c.attempt = 2;
@@ -593,6 +620,7 @@ static void what_was_not_begun_is_called_off(void **state)
 	assert_int_equal(unlink(at(SPOOL "/child")), 0);
 	ask_done(&c, "probe", J("{'command':{'argv':['echo','old']}}"));
 	ask_bad(&c, "exec", args, KT_STATUS_FAILED, KT_E_REFUSED, "called off");
+	assert_never(&c, args, true);
 	assert_int_equal(lines_of("count"), 1);
 	client_end(&c);
 }
@@ -630,8 +658,11 @@ static void what_cannot_be_recorded_is_not_done(void **state)
 	fill_up();
 	c.step = "rekey";
 	ask_bad(&c, "exec", script("echo ran >>count", ""), KT_STATUS_FAILED, KT_E_AUDIT, "cannot be recorded");
+	assert_never(&c, script("echo ran >>count", ""), true);
 	c.epoch = 2;
 	ask_bad(&c, "exec", script("echo ran >>count", ""), KT_STATUS_FAILED, KT_E_AUDIT, "cannot be recorded");
+	assert_never(&c, script("echo ran >>count", ""),
+		     false); /* not even the epoch: what was sent before may still come */
 	assert_int_equal(lines_of("count"), 0);
 	assert_int_equal(unlink(at("state/ballast")), 0);
 	ask_done(&c, "exec", script("echo ran >>count", ""));
@@ -701,6 +732,7 @@ int main(void)
 		TEST(damaged_records_are_no_licence),
 		TEST(a_second_runner_does_nothing),
 		TEST(one_claim_of_many_is_granted),
+		TEST(what_never_started_is_told_from_what_failed),
 		TEST(what_is_settled_is_not_started),
 		TEST(settling_waits_for_what_runs),
 		TEST(nothing_else_changes_meanwhile),

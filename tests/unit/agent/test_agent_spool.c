@@ -95,6 +95,7 @@ static struct {
 	bool on;           /* what "set" turns off */
 	unsigned executed; /* how often the command of "rekey" was */
 	bool linger;       /* its runner goes on after it has begun; it ends with end_runner */
+	bool never;        /* it was said that it never will be */
 	bool late;         /* its runner is started and has not come yet; its agent is killed at that moment */
 	pid_t runner, command;
 } world;
@@ -251,6 +252,10 @@ static told ask(how h)
 	cJSON_Delete(args);
 	t.was_on = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(result, "was_on"));
 	t.any = !sim_disk_dead(disk);
+	bool never = cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(result, "started"));
+	world.never |= t.any && never && t.error.code != KT_E_AUDIT; /* which is not recorded, but for this request */
+	if (world.never && world.executed)
+		fail_msg("seed %llu: executed, and it was said that it never is", (unsigned long long)dice);
 	cJSON_Delete(result);
 	return t;
 }

@@ -428,6 +428,77 @@ static void test_probe_says_anything_else(void **state)
 	}
 }
 
+/* The node is certain that the rekey never started. */
+static void never_started(rig *r, const char *verdict)
+{
+	begin(r, 2);
+	(void)drive(r, "rekey", KT_ROLE_DO);
+	kt_command c = send(r, "rekey", KT_ROLE_DO, "n0");
+	answer_with(r, &c, KT_STATUS_FAILED, KT_E_REFUSED, "{\"started\":false}");
+	r->verdict = verdict;
+}
+
+static void test_what_never_started_is_not_restored(void **state)
+{
+	(void)state;
+	rig r;
+	never_started(&r, "unknown");
+	(void)drive(&r, NULL, KT_ROLE_DO);
+	assert_state(&r, KT_RUN_HELD);
+	assert_non_null(strstr(kt_engine_state(r.e).reason->msg, "unknown"));
+	assert_non_null(strstr(kt_engine_state(r.e).reason->remedy, "keyturn rollback"));
+	assert_int_equal(attempts(&r, "rekey", KT_ROLE_UNDO, 0), 0);
+	assert_int_equal(attempts(&r, "stop", KT_ROLE_UNDO, 0), 0); /* S4: nobody was started */
+	apply(&r, (kt_event){.kind = KT_EVENT_END, .state = KT_RUN_HELD});
+	apply(&r, (kt_event){.kind = KT_EVENT_TAKE, .epoch = 2});
+	apply(&r, (kt_event){.kind = KT_EVENT_RESUME});   /* asks the probe again */
+	apply(&r, (kt_event){.kind = KT_EVENT_ROLLBACK}); /* which gives nothing up */
+	(void)drive(&r, NULL, KT_ROLE_DO);
+	assert_state(&r, KT_RUN_HELD);
+	apply(&r, (kt_event){.kind = KT_EVENT_RESUME});
+	r.verdict = "old";
+	(void)drive(&r, NULL, KT_ROLE_DO);
+	assert_state(&r, KT_RUN_ROLLED_BACK);
+	assert_int_equal(attempts(&r, "rekey", KT_ROLE_UNDO, 0), 0);
+	end(&r);
+}
+
+static void test_what_never_started_is_restored_when_a_person_says_so(void **state)
+{
+	(void)state;
+	rig r;
+	never_started(&r, "mixed");
+	(void)drive(&r, NULL, KT_ROLE_DO);
+	assert_state(&r, KT_RUN_HELD);
+	apply(&r, (kt_event){.kind = KT_EVENT_RESUME});
+	apply(&r, (kt_event){.kind = KT_EVENT_REVERT});
+	restore(&r);
+	r.verdict = "old";
+	(void)drive(&r, NULL, KT_ROLE_DO);
+	assert_state(&r, KT_RUN_ROLLED_BACK);
+	end(&r);
+}
+
+/* Only that word counts: a command that ran and failed may have changed anything, also where its outcome came late. */
+static void test_what_may_have_started_is_restored(void **state)
+{
+	(void)state;
+	static const char *const results[] = {"{}", "{\"exit\":1}", "{\"started\":true}", "{\"started\":0}",
+					      "{\"started\":\"false\"}"};
+	for (size_t i = 0; i < sizeof results / sizeof results[0]; i++) {
+		rig r;
+		begin(&r, 2);
+		(void)drive(&r, "rekey", KT_ROLE_DO);
+		kt_command c = send(&r, "rekey", KT_ROLE_DO, "n0");
+		answer_with(&r, &c, KT_STATUS_FAILED, KT_E_REFUSED, results[i]);
+		r.verdict = "mixed";
+		c = send(&r, "rekey", KT_ROLE_PROBE, "n0");
+		answer_ok(&r, &c);
+		restore(&r);
+		end(&r);
+	}
+}
+
 static void test_restore_is_checked(void **state)
 {
 	(void)state;
@@ -1169,6 +1240,9 @@ int main(void)
 		cmocka_unit_test(test_probe_says_new),
 		cmocka_unit_test(test_probe_says_old),
 		cmocka_unit_test(test_probe_says_anything_else),
+		cmocka_unit_test(test_what_never_started_is_not_restored),
+		cmocka_unit_test(test_what_never_started_is_restored_when_a_person_says_so),
+		cmocka_unit_test(test_what_may_have_started_is_restored),
 		cmocka_unit_test(test_restore_is_checked),
 		cmocka_unit_test(test_no_restore_while_somebody_is_live),
 		cmocka_unit_test(test_an_unreachable_node_is_live_before_a_restore),
