@@ -205,6 +205,20 @@ def test_no_rotation_under_a_run(lab):
     assert spki(lab, TOKEN) != old
 
 
+def test_a_key_that_was_replaced_in_the_middle_of_a_run(lab):
+    """What was agreed to is wrapping to the keys that the plan names: another one, pinned since, gets nothing."""
+    lab.run_killed_at("backup")
+    old = spki(lab, TOKEN)
+    for kind in ("privkey", "pubkey"):
+        lab.node(TOKEN).token.tool("--delete-object", "--type", kind, "--label", "keyturn-transport")
+    enroll(lab, "--replace", "--yes", TOKEN)
+    assert spki(lab, TOKEN) != old
+    result = lab.keyturn.run("resume", check=None)
+    assert "another transport key was pinned" in result.out + result.err, result
+    assert lab.assert_settled() == "rolled-back"
+    can(lab)
+
+
 IMPOSTOR = '''#!/usr/bin/python3
 """The agent, but for the public key that it shows: another's."""
 import json, os, struct, subprocess, sys, threading
