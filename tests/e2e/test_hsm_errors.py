@@ -19,17 +19,20 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="not root: another user is
 def keyturn_with(bin_folder, tmp_path_factory):
     """keyturn_with(token, uri=None, env={}, prefix=()): a coordinator with this token, and a node that is not there."""
     folder = tmp_path_factory.mktemp("ask")
-    for path in (tmp_path_factory.getbasetemp().parent, tmp_path_factory.getbasetemp(), *tmp_path_factory.getbasetemp().iterdir()):
+    base = tmp_path_factory.getbasetemp()
+    for path in (base.parent, base, *base.iterdir()):
         path.chmod(0o711)  # for those who ask as nobody
     folder.chmod(0o777)
 
     def made(token, uri=None, env=None, prefix=()):
         path = folder / "cluster.json"
         path.write_text(json.dumps({
-            "cluster": "ask", "playbook": "looker", "state": str(folder / "state"), "nodes": [{"name": "n1", "host": "127.0.0.1", "port": 1}],
-            "vars": {"dir": "/nowhere", "ports": [1], "database": None}, "hsm": {"uri": uri or token.uri()}, "key": {"to": "file:/nowhere/cmk-${run}"}}))
+            "cluster": "ask", "playbook": "looker", "state": str(folder / "state"), "hsm": {"uri": uri or token.uri()},
+            "nodes": [{"name": "n1", "host": "127.0.0.1", "port": 1}], "key": {"to": "file:/nowhere/cmk-${run}"},
+            "vars": {"dir": "/nowhere", "ports": [1], "database": None}}))
         path.chmod(0o644)
-        keyturn = Keyturn(os.path.join(bin_folder, "keyturn"), str(path), {**token.env, **(env or {})}, prefix=[*token.prefix, *prefix])
+        keyturn = Keyturn(os.path.join(bin_folder, "keyturn"), str(path), {**token.env, **(env or {})},
+                          prefix=[*token.prefix, *prefix])
         keyturn.canaries.add("the PIN", token.pin)
         return keyturn
 
@@ -218,8 +221,8 @@ def test_a_token_that_is_unfit_for_the_coordinator(make_token, ask, kind, what):
 # --- an empty answer -----------------------------------------------------------------------------------------------------
 
 def test_softhsm_whose_token_folder_vanishes(make_lab):
-    """Under a run that has the token open. SoftHSM then finds no keys, and all is well with it: only C_GetTokenInfo says otherwise.
-    Nothing is made anew in its place, and once it is back nothing is found."""
+    """Under a run that has the token open. SoftHSM then finds no keys, and all is well with it: only C_GetTokenInfo says
+    otherwise. Nothing is made anew in its place, and once it is back nothing is found."""
     lab = make_lab(n=1, items=20)
     running = Running(lab).wait("stop")
     with away(lab.token.tokens):

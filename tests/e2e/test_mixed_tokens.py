@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One cluster whose five nodes have their transport keys in a file, SoftHSM, NSS, openCryptoki and a TPM; turned by coordinators with
-SoftHSM and with NSS, killed and resumed, without a node's token, and with wrapped keys that rot on the nodes."""
+"""One cluster whose five nodes have their transport keys in a file, SoftHSM, NSS, openCryptoki and a TPM; turned by coordinators
+with SoftHSM and with NSS, killed and resumed, without a node's token, and with wrapped keys that rot on the nodes."""
 import contextlib
 import glob
 import hashlib

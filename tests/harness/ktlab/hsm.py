@@ -8,10 +8,7 @@ from .token import Token
 
 
 class SoftHsm(Token):
-    KIND, MODULE, PACKAGE = "softhsm", "softhsm/libsofthsm2.so", "softhsm2"
-
-    def __init__(self, folder, label="keyturn-lab"):
-        super().__init__(folder, label)
+    KIND, LABEL, MODULE, PACKAGE = "softhsm", "keyturn-lab", "softhsm/libsofthsm2.so", "softhsm2"
 
     def _create(self):
         self.tokens = os.path.join(self.folder, "tokens")

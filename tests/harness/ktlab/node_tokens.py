@@ -86,10 +86,11 @@ def _tpm(token, node):
     _copy(os.path.join(token.folder, "store"), node, "/etc/tpm2_pkcs11")  # where it is looked for by itself
     command = tokens.swtpm_command("/var/lib/swtpm", PORT)
     # A TPM that is switched off without TPM2_Shutdown(CLEAR) takes that for a wrong PIN, and locks after three.
-    shutdown = "".join(f"\\\\x{byte:02x}" for byte in bytes.fromhex("80010000000c000001450000"))
+    words = "".join(f"\\\\x{byte:02x}" for byte in bytes.fromhex("80010000000c000001450000"))
+    shutdown = f"exec 3<>/dev/tcp/127.0.0.1/{PORT} && printf \"{words}\" >&3 && head -c 10 <&3 >/dev/null"
     _write(node, "/etc/systemd/system/swtpm.service",
            f"[Unit]\nDescription=Software TPM\nBefore=ssh.service\n[Service]\nExecStart=/usr/bin/{' '.join(command)}\n"
-           f"ExecStop=/bin/bash -c 'exec 3<>/dev/tcp/127.0.0.1/{PORT} && printf \"{shutdown}\" >&3 && head -c 10 <&3 >/dev/null'\n"
+           f"ExecStop=/bin/bash -c '{shutdown}'\n"
            "[Install]\nWantedBy=multi-user.target\n")
     _enable(node, "swtpm.service")
     return _module(token), "swtpm.service"

@@ -21,12 +21,12 @@ class Token:
     """`uri()` for keyturn; `env` and `prefix` for every program that loads the module (`[*prefix, program, ...]`); `pin` for
     the canary check. Started when it is made; `stop()` and `start()` as often as one likes, `close()` in the end."""
 
-    KIND, MODULE, PACKAGE = None, None, None
+    KIND, LABEL, MODULE, PACKAGE = None, None, None, None
     PIN_BYTES = 12
 
-    def __init__(self, folder, label):
+    def __init__(self, folder, label=None):
         self.folder = os.path.abspath(folder)
-        self.label = label
+        self.label = label or self.LABEL
         self.module = module_path(self.MODULE, self.PACKAGE)
         self.env, self.prefix, self.serial, self.init_reserved = {}, [], None, None
         os.makedirs(self.folder, mode=0o700)

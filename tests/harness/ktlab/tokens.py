@@ -22,10 +22,8 @@ OPTIONS = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_
 class Nss(Token):
     """Its database is the token; the module has to be told where it is (x-init-reserved)."""
 
-    KIND, MODULE, PACKAGE, TOOLS = "nss", "libsoftokn3.so", "libnss3", {"certutil": "libnss3-tools"}
-
-    def __init__(self, folder, label="keyturn-nss"):
-        super().__init__(folder, label)
+    KIND, LABEL, MODULE, PACKAGE = "nss", "keyturn-nss", "libsoftokn3.so", "libnss3"
+    TOOLS = {"certutil": "libnss3-tools"}
 
     def _create(self):
         self.database = os.path.join(self.folder, "database")
@@ -41,8 +39,9 @@ class Nss(Token):
 class _Daemon(Token):
     """A token that a process of ours stands for. It is recorded before anything else is done, and ended by its pid."""
 
-    def __init__(self, folder, label):
-        self.child = None
+    child = None
+
+    def __init__(self, folder, label=None):
         self.state = State(folder + ".state")
         super().__init__(folder, label)
 
@@ -96,7 +95,7 @@ class OpenCryptoki(_Daemon):
     """pkcsslotd with one soft token, in mount and IPC namespaces of its own: what a machine has of openCryptoki otherwise is
     neither seen nor touched. Programs enter them through `prefix`. Needs root."""
 
-    KIND, MODULE, PACKAGE = "opencryptoki", "pkcs11/libopencryptoki.so", "opencryptoki"
+    KIND, LABEL, MODULE, PACKAGE = "opencryptoki", "keyturn-ock", "pkcs11/libopencryptoki.so", "opencryptoki"
     TOOLS = {"pkcsslotd": "opencryptoki", "pkcsconf": "opencryptoki", "unshare": "util-linux", "nsenter": "util-linux"}
     PIN_BYTES = 4  # 8 characters are the most
     HOLD = """set -e
@@ -110,9 +109,7 @@ mount --bind "$1/opencryptoki.conf" /etc/opencryptoki/opencryptoki.conf
 exec sleep infinity
 """
 
-    def __init__(self, folder, label="keyturn-ock"):
-        self.holder = None
-        super().__init__(folder, label)
+    holder = None
 
     def _create(self):
         self.serial = "123"  # of every one
@@ -160,11 +157,8 @@ def initialise_opencryptoki(run, label, so_pin, pin, slot="0"):
 class Tpm(_Daemon):
     """tpm2-pkcs11 on a software TPM that listens on two free ports of loopback."""
 
-    KIND, MODULE, PACKAGE = "tpm", "pkcs11/libtpm2_pkcs11.so", "libtpm2-pkcs11-1"
+    KIND, LABEL, MODULE, PACKAGE = "tpm", "keyturn-tpm", "pkcs11/libtpm2_pkcs11.so", "libtpm2-pkcs11-1"
     TOOLS = {"swtpm": "swtpm", "pkcs11-tool": "opensc", "tpm2_flushcontext": "tpm2-tools"}
-
-    def __init__(self, folder, label="keyturn-tpm"):
-        super().__init__(folder, label)
 
     def _create(self):
         self.serial = "0" * 16  # of every one
