@@ -367,6 +367,29 @@ def test_every_byte_of_an_escrow_counts(desk, tmp_path):
         assert all(row["status"] in ("bad", "no-key") and row["message"] for row in rows[1:]), rows
 
 
+def test_the_recorded_proof_counts(desk):
+    """A check value has three bytes only: what tells the key that was escrowed from every other is the proof recorded then."""
+    made = desk.json("generate", desk.lab.token.uri("proved"))[-1]
+    path = desk.json("escrow", "proved")[-1]["escrows"][0]["path"]
+    with open(desk.ledger, encoding="utf-8") as f:
+        good = f.read()
+    ledger = json.loads(good.splitlines()[0])
+    for entry in ledger["keys"]:
+        if entry["id"] == made["id"]:
+            entry["proof"]["proof"] = "00" * 16
+    write_ledger(desk, ledger)
+    try:
+        rows = desk.json("verify", path, check=KEY)[0]["escrows"]
+        assert rows[0]["status"] == "bad" and "proof of possession" in rows[0]["message"]
+        desk.lab.token.tool("--delete-object", "--type", "secrkey", "--id", made["id"])
+        desk.says(KEY, ["proof of possession"], "recover", "proved", path)
+        assert "label:      proved\n" not in desk.lab.token.objects()
+    finally:
+        with open(desk.ledger, "w", encoding="utf-8") as f:
+            f.write(good)
+    assert desk.json("recover", "proved", path)[-1]["id"] == made["id"]
+
+
 def test_states(desk):
     token = desk.lab.token
     desk.json("generate", token.uri("short"), "--activate")
