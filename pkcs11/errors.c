@@ -263,12 +263,11 @@ static bool means_lost(CK_RV rv)
 	       rv == CKR_SLOT_ID_INVALID || rv == CKR_CRYPTOKI_NOT_INITIALIZED || rv == CKR_USER_NOT_LOGGED_IN;
 }
 
-/* After any other failure of C_Login than these it is not known what the token made of the PIN. A locked token does not
- * look at it. */
+/* After any other failure of C_Login than these it is not known what the token made of the PIN. */
 static bool pin_untried(CK_RV rv)
 {
 	return rv == CKR_OK || rv == CKR_USER_ALREADY_LOGGED_IN || rv == CKR_USER_ANOTHER_ALREADY_LOGGED_IN ||
-	       rv == CKR_PIN_LOCKED || means_lost(rv);
+	       means_lost(rv);
 }
 
 bool kt_p11_lost(void)

@@ -348,6 +348,22 @@ static void a_refused_pin_is_not_tried_again(void **state)
 	kt_owner_end(begin(softhsm_shim_uri(), 1));
 }
 
+static void a_token_that_locks_is_left_alone(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_owner *o = begin(softhsm_shim_uri(), 1);
+	order("C_Login", "always rv 0xA4");
+	order("C_Sign", "crash");
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(ask_kcv(o, true, NULL, &err), 0);
+		assert_non_null(strstr(err.msg, "locked"));
+	}
+	order("C_Login", NULL);
+	assert_int_equal(logins(), 2);
+	kt_owner_end(o);
+}
+
 static void nobody_knows_what_became_of_the_pin(void **state)
 {
 	(void)state;
@@ -450,6 +466,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(who_was_killed_between_requests_is_replaced),
 		cmocka_unit_test(a_crash_among_many_costs_nothing),
 		cmocka_unit_test(a_refused_pin_is_not_tried_again),
+		cmocka_unit_test(a_token_that_locks_is_left_alone),
 		cmocka_unit_test(nobody_knows_what_became_of_the_pin),
 		cmocka_unit_test(a_pin_from_the_environment_is_used_once),
 		cmocka_unit_test(a_pin_by_descriptor),
