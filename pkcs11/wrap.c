@@ -178,6 +178,7 @@ kt_code kt_token_wrap_under(kt_token *t, const kt_token_key *key, const kt_token
 kt_code kt_p11_may_unwrap(kt_token *t, const kt_blob *blob, const kt_token_key *wrapping, kt_err *err)
 {
 	kt_blob_format format;
+	KT_TRY(kt_blob_refuse_mechanism(blob->mechanism, blob->mechanism_id, err));
 	if (kt_blob_is_rsa(blob->format))
 		return kt_fail(err, KT_E_INPUT, NULL,
 			       "a key that is wrapped to an RSA key opens with its private half only");

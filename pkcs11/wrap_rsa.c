@@ -124,6 +124,7 @@ kt_code kt_p11_unwrap_rsa(kt_token *t, const kt_blob *blob, CK_OBJECT_HANDLE pri
 			  const kt_token_key_name *name, CK_OBJECT_HANDLE *out, kt_err *err)
 {
 	*out = 0;
+	KT_TRY(kt_blob_refuse_mechanism(blob->mechanism, blob->mechanism_id, err));
 	const kt_p11_mechanism *one = kt_p11_mechanism_of(blob->format, t->maker);
 	if (kt_blob_is_composed(blob->format)) {
 		KT_TRY(kt_p11_probe_oaep(t, err));
