@@ -3,11 +3,10 @@
  * Loaded into programs by LD_PRELOAD (or a node's /etc/ld.so.preload): ends keyturn or keyturn-agent with SIGKILL just
  * before or just after a chosen durable step, and moves the clock. The product knows nothing of it.
  *
- * The folder KT_FAULTS (else /etc/keyturn-faults) says what is to happen. CLASS is "coordinator" (keyturn), "owner" (its
- * process that owns the token), "serve" or "run" (keyturn-agent):
- *   point.CLASS   "count" or "N before" or "N after": what happens at the N-th step, counted over all processes
- *   below.CLASS   only steps on paths below this one count; without that file: all
- *   pause.CLASS   text: a step on a path that has it waits as long as this file is there
+ * The folder KT_FAULTS (else /etc/keyturn-faults) says what is to happen. CLASS is "coordinator" (keyturn), "owner"
+ * (its process that owns the token), "serve" or "run" (keyturn-agent): point.CLASS   "count" or "N before" or "N
+ * after": what happens at the N-th step, counted over all processes below.CLASS   only steps on paths below this one
+ * count; without that file: all pause.CLASS   text: a step on a path that has it waits as long as this file is there
  *   nap.CLASS     longest sleep in milliseconds
  *   warp.CLASS    how much faster the monotonic clock of event loops goes
  *   clock         seconds that the clock of every program is ahead
