@@ -3,11 +3,11 @@
  * RSA pairs for recovery (S6: a key goes from token to token, and is never in the clear):
  *
  *                    TOKEN PRIVATE SENSITIVE EXTRACTABLE UNWRAP DECRYPT SIGN SIGN_RECOVER DERIVE
- *   custodian key      1      1        1          0        1       0      0       0          0     (opens escrows)
- *   recovery key       0      1        1          0        1       0      0       0          0     (of a fresh token,
- * for one session: a custodian's token wraps to it what it has opened)
+ *   custodian key      1      1        1          0        1       0      0       0          0
+ *   recovery key       0      1        1          0        1       0      0       0          0
  *
- * Made, read back and found as in pkcs11/transport.h, of which the type is.
+ * A custodian's key opens escrows. A recovery key is made by a fresh token, for one session: a custodian's token wraps
+ * to it what it has opened. Made, read back and found as in pkcs11/transport.h, of which the type is.
  */
 #ifndef KT_PKCS11_RSA_KEY_H
 #define KT_PKCS11_RSA_KEY_H

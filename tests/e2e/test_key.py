@@ -80,7 +80,7 @@ def key_text_of(lab, desk, key, folder):
 def test_the_token_is_lost(make_lab, tmp_path):
     """A turn with two custodians; the HSM and its wrapping key are gone; a custodian's token brings the key back into a
     fresh token, and it opens the store's data. Every escrow is judged, not only the first one that opens."""
-    lab = make_lab(n=2, items=20, enroll=False)
+    lab = make_lab(n=1, items=20, enroll=False)
     desk = Desk(lab)
     uris = custodians(lab, str(tmp_path), "alice", "bob")
     lab.enroll()
@@ -129,6 +129,24 @@ def test_the_token_is_lost(make_lab, tmp_path):
     lab.cluster.key_text = text + "\n"
     lab.run()
     assert lab.assert_turned()
+
+
+def test_doctor_tries_each_custodian(make_lab, tmp_path):
+    """A key file that is not there, or of which the token opens nothing that the HSM gives, is found before a turn."""
+    lab = make_lab(n=1, items=3)
+    public = str(tmp_path / "alice.pem")
+    lab.keyturn.run("key", "generate", "--custodian", lab.token.add("alice")("alice"), "--output", public, check=OK)
+    lab.rewrite(custodians=[{"name": "alice", "public_key": public}])
+    lab.keyturn.run("doctor", check=OK)
+    with open(public, encoding="utf-8") as f:
+        text = f.read()
+    with open(public, "w", encoding="utf-8") as f:
+        f.write("Opens: rsa-oaep-sha256\n" + text.partition("\n")[2])  # SoftHSM gives SHA-1 alone
+    result = lab.keyturn.run("doctor", check=None)
+    assert result.code == HSM and "custodian alice" in result.out, result
+    os.unlink(public)
+    result = lab.keyturn.run("doctor", check=None)
+    assert result.code == IO and "custodian alice" in result.err and public in result.err, result
 
 
 def test_the_key_alone_is_lost(make_lab):

@@ -58,6 +58,13 @@ def must_be_refused(check, document, name, change):
         sys.exit(f"{name}: a fault was not seen")
 
 
+LEDGER = {"format": "keyturn-ledger/1", "cluster": "looker", "keys": [{
+    "id": "0a0b", "label": "looker", "uri": "pkcs11:token=t;id=%0A%0B", "kind": "cluster", "kcv": "a1b2c3", "cryptoperiod_days": 365,
+    "history": [{"state": "active", "time_ms": 1, "why": "recovered"}], "released": [{"run": "r", "time_ms": 2}],
+    "escrows": [{"path": "/e", "custodian": "", "under": "w", "under_kcv": "ffffff", "time_ms": 3, "gone": False}],
+    "proof": {"label": "keyturn-escrow/1", "nonce": "00", "proof": "00"}, "pending": {"what": "destroy", "since_ms": 4}}]}
+
+
 def main():
     folder = sys.argv[1]
     cluster = validator(os.path.join(folder, "cluster.schema.json"))
@@ -77,6 +84,11 @@ def main():
         must_be_valid(cluster, document, path)
         must_be_refused(cluster, document, path, lambda d: d["nodes"][0].pop("name"))
         must_be_refused(cluster, document, path, lambda d: d.update(cluster="Big"))
+    ledger = validator(os.path.join(folder, "ledger.schema.json"))
+    must_be_valid(ledger, LEDGER, "a ledger")
+    must_be_refused(ledger, LEDGER, "a ledger", lambda d: d["keys"][0].pop("kcv"))
+    must_be_refused(ledger, LEDGER, "a ledger", lambda d: d["keys"][0].update(id="0"))
+    must_be_refused(ledger, LEDGER, "a ledger", lambda d: d["keys"][0]["history"][0].update(state="suspended"))
     print(f"{len(playbooks)} playbooks and {len(examples)} examples are valid, and every planted fault was seen")
 
 
