@@ -105,8 +105,8 @@ const char *kt_blob_purpose_name(kt_blob_purpose purpose);
 const char *kt_blob_broken(const kt_blob *blob);
 
 /* KT_E_REFUSED when a key was wrapped by a mechanism that is never used: PKCS#1 v1.5 and raw RSA, CBC, ECB. By its
- * name, also one of several joined by '+', or by its number (CK_MECHANISM_TYPE; 0: none). Of blobs that are read it is
- * asked. */
+ * name, also one of several joined by '+', or by its number (CK_MECHANISM_TYPE; 0: none). Asked of every blob
+ * that is read, and before a token opens one. */
 KT_MUST_CHECK kt_code kt_blob_refuse_mechanism(const char *name, uint32_t id, kt_err *err);
 
 /* The blob as a new JSON object, the caller's: cJSON_Delete. KT_E_INTERNAL when an invariant does not hold. */

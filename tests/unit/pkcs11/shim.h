@@ -47,8 +47,8 @@ typedef struct shim_control {
 	bool mixes_threads;          /* C_Sign answers wrongly in every thread but the first one that asked */
 	CK_ATTRIBUTE_TYPE flip_at_generate, flip_at_unwrap; /* this CK_BBOOL of the template becomes its opposite */
 	long session_limit;                                 /* C_OpenSession beyond it: CKR_SESSION_COUNT; 0: none */
-	long objects;                                       /* generated, created and unwrapped, less destroyed */
-	long sessions;                                      /* opened, less closed */
+	_Atomic long objects;                               /* generated, created and unwrapped, less destroyed */
+	_Atomic long sessions;                              /* opened, less closed */
 } shim_control;
 
 /* The control block of the shim at `path`, all zero: ordinary behaviour. */
