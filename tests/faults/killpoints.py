@@ -22,7 +22,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, "tests", "harness"))
 
 from ktlab import aftermath, cleanup, systemd_nodes  # noqa: E402  (the path is set above)
-from ktlab.faultpoints import COORDINATOR, RUN, SERVE  # noqa: E402
+from ktlab.faultpoints import COORDINATOR, OWNER, RUN, SERVE  # noqa: E402
 from ktlab.lab import Lab  # noqa: E402
 
 ITEMS = 20
@@ -34,6 +34,7 @@ TO = {"to": "file:${dir}/cmk-${run}"}
 TURN, WAY_BACK, ROLLBACK = "turn", "way back", "rollback"
 CLASSES = {
     "coordinator": (COORDINATOR, COORDINATOR, TURN),
+    "owner of the token": (COORDINATOR, OWNER, TURN),
     "agent on the rekey node": ("web01", SERVE, TURN),
     "agent on another node": ("web02", SERVE, TURN),
     "runner of the rekey": ("web01", RUN, TURN),
@@ -62,6 +63,7 @@ class Bench:
         if not self.lab:
             self.lab, self.turns = Lab(self.bin, self.kind, n=2, items=ITEMS, faults=True), 0
             self.lab.fault_places[COORDINATOR].below(COORDINATOR, self.lab.cluster.state_folder)
+            self.lab.fault_places[COORDINATOR].below(OWNER, self.lab.token.folder)
             for node in self.lab.nodes:
                 for kind in (SERVE, RUN):
                     self.lab.fault_places[node.name].nap(kind, 100)

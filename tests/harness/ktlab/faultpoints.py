@@ -3,7 +3,7 @@
 import os
 
 LIBRARY = "kt_killpoint.so"
-COORDINATOR, SERVE, RUN = "coordinator", "serve", "run"  # classes of programs
+COORDINATOR, OWNER, SERVE, RUN = "coordinator", "owner", "serve", "run"  # classes of programs
 
 
 class Place:
