@@ -241,13 +241,17 @@ while True:
     frame = json.loads(payload)
     if "public_pem" in (frame.get("result") or {}):
         frame["result"]["public_pem"] = open(os.path.join(here, "another.pem")).read()
-        payload = json.dumps(frame).encode()
+    elif "was wrapped for" in (frame.get("error") or {}).get("message", "") and os.path.exists(os.path.join(here, "lies")):
+        frame = {"id": frame["id"], "status": "ok", "result": {"kcv": "000000", "proof": "00" * 16}}
+    payload = json.dumps(frame).encode()
     os.write(1, head[:4] + struct.pack(">I", len(payload)) + payload)
 '''
 
 
-def test_nobody_else_s_key_is_pinned(lab, tmp_path):
-    """A node that shows a public key whose private half it has not (a spoiled agent, or a man in the middle) is refused."""
+@pytest.mark.parametrize("lies", [False, True])
+def test_nobody_else_s_key_is_pinned(lab, tmp_path, lies):
+    """A node that shows a public key whose private half it has not (a spoiled agent, or a man in the middle) is refused,
+    also when it makes an answer up."""
     old = pin(lab, FILE)
     bundle = tmp_path / "bundle"
     shutil.copytree(os.path.join(lab.bin, "agent"), bundle)
@@ -255,9 +259,12 @@ def test_nobody_else_s_key_is_pinned(lab, tmp_path):
     (bundle / "keyturn-agent").write_text(IMPOSTOR)
     (bundle / "keyturn-agent").chmod(0o755)
     shutil.copy(os.path.join(lab.cluster.state_folder, "nodes", f"{TOKEN}.pem"), bundle / "another.pem")
+    if lies:
+        (bundle / "lies").write_text("")
     result = enroll(lab, "--replace", "--yes", "--agent", str(bundle), FILE, check=None)
     assert result.code != OK
     told(result, "it did not prove that it has its transport key")
+    if lies:
+        told(result, "it cannot open what is wrapped for the transport key that it shows")
     assert pin(lab, FILE) == old
     enroll(lab, FILE)
-    can(lab)
