@@ -16,6 +16,7 @@ struct kt_keys {
 	kt_keys_mode mode;
 	kt_journal *journal;
 	kt_ledger ledger;
+	cJSON *told; /* by the journal's runs; nothing is journalled while this is open */
 	cJSON *view;
 };
 

@@ -17,7 +17,7 @@ static kt_code make_view(kt_keys *k, kt_err *err)
 				   .now_ms = kt_clock_wall_ms(),
 				   .cryptoperiod_days = k->cluster->cryptoperiod_days};
 	cJSON *view;
-	KT_TRY(kt_ledger_view(&k->ledger, k->journal, &o, &view, err));
+	KT_TRY(kt_ledger_view(&k->ledger, k->told, &o, &view, err));
 	cJSON_Delete(k->view);
 	k->view = view;
 	return KT_OK;
@@ -50,6 +50,8 @@ kt_code kt_keys_open(const kt_cluster *cluster, kt_keys_mode mode, kt_keys **out
 	if (rc == KT_OK)
 		rc = kt_ledger_open(cluster->state, cluster->name, &k->ledger, err);
 	if (rc == KT_OK)
+		rc = kt_ledger_told(k->journal, &k->told, err);
+	if (rc == KT_OK)
 		rc = make_view(k, err);
 	if (rc == KT_OK)
 		*out = k;
@@ -63,6 +65,7 @@ void kt_keys_close(kt_keys *k)
 	if (!k)
 		return;
 	cJSON_Delete(k->view);
+	cJSON_Delete(k->told);
 	kt_ledger_close(&k->ledger);
 	kt_journal_close(k->journal);
 	free(k);

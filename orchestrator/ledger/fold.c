@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a run did to keys, out of its journal: the engine says where the run stands, the outcomes what was made. */
+/* What runs did to keys, out of their journal: the engine says where a run stands, the outcomes what was made. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "orchestrator/journal/replay.h"
 #include "orchestrator/ledger/internal.h"
+#include "orchestrator/ledger/view.h"
 
 /* Invariant: `from` and `to` belong to `keys`; `to` is NULL until the run has made its key. */
 typedef struct fold {
 	cJSON *keys;
-	const char *run;
+	char run[KT_RUN_MAX + 1];
 	cJSON *plan;
 	kt_engine *engine;
 	cJSON *from;
@@ -73,14 +75,6 @@ static kt_code on_generate(fold *f, const cJSON *result, int64_t time_ms, kt_err
 
 /* --- Escrows and backups ------------------------------------------------------------------------------------------ */
 
-/* What the ledger says of that file is newer: it was wrapped anew, or removed. */
-static kt_code add_escrow(fold *f, const kt_ledger_escrow *e, kt_err *err)
-{
-	return kt_ledger_element(kt_ledger_member(f->to, "escrows"), "path", e->path)
-		       ? KT_OK
-		       : kt_ledger_escrowed(f->to, e, err);
-}
-
 static kt_code on_escrow(fold *f, const cJSON *result, int64_t time_ms, kt_err *err)
 {
 	const kt_ledger_escrow own = {.path = kt_ledger_text(result, "path"),
@@ -91,16 +85,15 @@ static kt_code on_escrow(fold *f, const cJSON *result, int64_t time_ms, kt_err *
 	const cJSON *custodians = kt_ledger_member(result, "custodians");
 	if (!f->to)
 		return kt_fail(err, KT_E_AUDIT, NULL, "run %s escrowed a key that it had not made", f->run);
-	KT_TRY(add_escrow(f, &own, err));
-	if (!kt_ledger_member(f->to, "proof"))
-		KT_TRY(kt_ledger_proved(f->to, result, err));
+	KT_TRY(kt_ledger_escrowed(f->to, &own, err));
+	KT_TRY(kt_ledger_proved(f->to, result, err));
 	for (const cJSON *c = custodians ? custodians->child : NULL; c; c = c->next) {
 		const kt_ledger_escrow e = {.path = kt_ledger_text(c, "path"),
 					    .custodian = kt_ledger_text(c, "name"),
 					    .under = kt_ledger_text(c, "spki_sha256"),
 					    .under_kcv = "",
 					    .time_ms = time_ms};
-		KT_TRY(add_escrow(f, &e, err));
+		KT_TRY(kt_ledger_escrowed(f->to, &e, err));
 	}
 	return KT_OK;
 }
@@ -118,7 +111,7 @@ static bool has_need(const cJSON *key, const char *what, const char *node)
 static kt_code on_backup(fold *f, const kt_event *ev, kt_err *err)
 {
 	const char *archive = kt_ledger_text(ev->result, "archive");
-	if (!f->from || kt_ledger_element(kt_ledger_member(f->from, "released"), "run", f->run))
+	if (!f->from)
 		return KT_OK;
 	if (ev->attempt > 1 && has_need(f->from, archive, ev->node))
 		return KT_OK;
@@ -151,8 +144,7 @@ static kt_code taken_back(fold *f, int64_t time_ms, kt_err *err)
 	if (f->to && f->active) {
 		(void)snprintf(kept, sizeof kept, "what its restore replaced (*.keyturn-%s.old)", f->run);
 		KT_TRY(kt_ledger_add_event(f->to, KT_KEY_DEACTIVATED, time_ms, f->run, "the run was taken back", err));
-		if (!kt_ledger_element(kt_ledger_member(f->to, "released"), "run", f->run))
-			KT_TRY(kt_ledger_add_need(f->to, "kept", kept, "", f->run, err));
+		KT_TRY(kt_ledger_add_need(f->to, "kept", kept, "", f->run, err));
 	}
 	if (f->from && f->turned)
 		KT_TRY(kt_ledger_add_event(f->from, KT_KEY_ACTIVE, time_ms, f->run, "the run was taken back", err));
@@ -195,13 +187,39 @@ static kt_code apply(fold *f, const kt_event *ev, const cJSON *body, int64_t tim
 	return on_progress(f, ev, time_ms, err);
 }
 
+/* All runs of one walk over the journal: each walk verifies its whole chain. */
+typedef struct walk {
+	cJSON *keys;
+	fold *runs;
+	size_t n;
+} walk;
+
+/* NULL without memory. */
+static fold *fold_of(walk *w, const char *run)
+{
+	for (size_t i = w->n; i > 0; i--)
+		if (strcmp(w->runs[i - 1].run, run) == 0)
+			return &w->runs[i - 1];
+	fold *runs = realloc(w->runs, (w->n + 1) * sizeof *runs);
+	if (!runs)
+		return NULL;
+	w->runs = runs;
+	fold *made = &runs[w->n++];
+	*made = (fold){.keys = w->keys};
+	(void)snprintf(made->run, sizeof made->run, "%s", run);
+	return made;
+}
+
 static kt_code on_entry(void *user, const kt_entry *e, kt_err *err)
 {
 	kt_event ev;
 	kt_err error;
 	cJSON *body;
+	fold *f = fold_of(user, e->run);
+	if (!f)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	KT_TRY(kt_event_of_entry(e, &ev, &body, &error, err));
-	kt_code rc = apply(user, &ev, body, e->time_ms, err);
+	kt_code rc = apply(f, &ev, body, e->time_ms, err);
 	cJSON_Delete(body);
 	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "entry %lld of the journal", (long long)e->seq);
 }
@@ -217,13 +235,23 @@ static kt_code needs_of_open_run(fold *f, kt_err *err)
 	return f->to ? kt_ledger_add_need(f->to, "run", "a run that is not over", "", f->run, err) : KT_OK;
 }
 
-kt_code kt_ledger_fold_run(kt_journal *j, const char *run, cJSON *keys, kt_err *err)
+kt_code kt_ledger_told(kt_journal *j, cJSON **out, kt_err *err)
 {
-	fold f = {.keys = keys, .run = run};
-	kt_code rc = kt_journal_read(j, run, on_entry, &f, err);
-	if (rc == KT_OK && f.engine)
-		rc = needs_of_open_run(&f, err);
-	kt_engine_free(f.engine);
-	cJSON_Delete(f.plan);
+	walk w = {.keys = cJSON_CreateArray()};
+	kt_code rc = w.keys ? KT_OK : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	*out = NULL;
+	if (rc == KT_OK && j)
+		rc = kt_journal_read(j, NULL, on_entry, &w, err);
+	for (size_t i = 0; i < w.n; i++) {
+		if (rc == KT_OK && w.runs[i].engine)
+			rc = needs_of_open_run(&w.runs[i], err);
+		kt_engine_free(w.runs[i].engine);
+		cJSON_Delete(w.runs[i].plan);
+	}
+	free(w.runs);
+	if (rc == KT_OK)
+		*out = w.keys;
+	else
+		cJSON_Delete(w.keys);
 	return rc;
 }

@@ -15,7 +15,4 @@ KT_MUST_CHECK kt_code kt_ledger_add_event(cJSON *key, kt_key_state state, int64_
 KT_MUST_CHECK kt_code kt_ledger_add_need(cJSON *key, const char *kind, const char *what, const char *node,
 					 const char *run, kt_err *err);
 
-/* fold.c: what one run did, into `keys`. */
-KT_MUST_CHECK kt_code kt_ledger_fold_run(kt_journal *j, const char *run, cJSON *keys, kt_err *err);
-
 #endif

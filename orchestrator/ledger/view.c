@@ -3,7 +3,6 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -235,20 +234,65 @@ static kt_code finish(cJSON *keys, const kt_view_options *o, kt_err *err)
 
 /* --- The view ----------------------------------------------------------------------------------------------------- */
 
-static kt_code fold_runs(kt_journal *j, cJSON *keys, kt_err *err)
+/* The ledger's key that runs tell of: by its id; a key that came from elsewhere by its check value. */
+static cJSON *find_told(cJSON *keys, const cJSON *told)
 {
-	kt_run_info *runs = NULL;
-	size_t n = 0;
-	kt_code rc = j ? kt_journal_runs(j, &runs, &n, err) : KT_OK;
-	for (size_t i = 0; rc == KT_OK && i < n; i++)
-		rc = kt_ledger_fold_run(j, runs[i].run, keys, err);
-	free(runs);
-	return rc;
+	cJSON *found = kt_ledger_element(keys, "id", kt_ledger_text(told, "id"));
+	for (cJSON *k = keys->child; k && !found && !kt_ledger_member(told, "run"); k = k->next)
+		if (kt_ledger_is(k, "kcv", kt_ledger_text(told, "kcv")) && kt_ledger_is(k, "kind", "cluster"))
+			found = k;
+	return found;
 }
 
-static kt_code make(cJSON *keys, kt_journal *j, const kt_view_options *o, kt_err *err)
+static kt_code append_all(cJSON *to, const char *array, const cJSON *from, kt_err *err)
 {
-	KT_TRY(fold_runs(j, keys, err));
+	for (const cJSON *e = from ? from->child : NULL; e; e = e->next)
+		KT_TRY(append(to, array, cJSON_Duplicate(e, true), KT_OK, err));
+	return KT_OK;
+}
+
+/* What the ledger says of an escrow's file is newer: it was wrapped anew, or removed. */
+static kt_code join_escrows(cJSON *to, const cJSON *from, kt_err *err)
+{
+	for (const cJSON *e = kt_ledger_member(from, "escrows")->child; e; e = e->next)
+		if (!kt_ledger_element(kt_ledger_member(to, "escrows"), "path", kt_ledger_text(e, "path")))
+			KT_TRY(append(to, "escrows", cJSON_Duplicate(e, true), KT_OK, err));
+	return KT_OK;
+}
+
+/* Backups, and what a rollback kept, of which a person has said that they are gone, need no key. */
+static kt_code join_needs(cJSON *to, const cJSON *from, kt_err *err)
+{
+	const cJSON *needs = kt_ledger_member(from, "dependants");
+	for (const cJSON *n = needs ? needs->child : NULL; n; n = n->next) {
+		bool open = kt_ledger_is(n, "kind", "run");
+		if (open || !kt_ledger_element(kt_ledger_member(to, "released"), "run", kt_ledger_text(n, "run")))
+			KT_TRY(append(to, "dependants", cJSON_Duplicate(n, true), KT_OK, err));
+	}
+	return KT_OK;
+}
+
+static kt_code join_one(cJSON *keys, const cJSON *told, kt_err *err)
+{
+	static const char *const names[] = {"run", "proof"};
+	cJSON *key = find_told(keys, told);
+	const kt_ledger_new as = kt_view_describe(told);
+	if (!key)
+		KT_TRY(kt_ledger_add_key(keys, &as, &key, err));
+	KT_TRY(append_all(key, "history", kt_ledger_member(told, "history"), err));
+	KT_TRY(join_escrows(key, told, err));
+	KT_TRY(join_needs(key, told, err));
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+		if (kt_ledger_member(told, names[i]) && !kt_ledger_member(key, names[i]))
+			KT_TRY(kt_json_add(key, names[i], cJSON_Duplicate(kt_ledger_member(told, names[i]), true),
+					   err));
+	return KT_OK;
+}
+
+static kt_code make(cJSON *keys, const cJSON *told, const kt_view_options *o, kt_err *err)
+{
+	for (const cJSON *t = told ? told->child : NULL; t; t = t->next)
+		KT_TRY(join_one(keys, t, err));
 	for (const cJSON *k = keys->child; k; k = k->next)
 		KT_TRY(each_escrow(keys, k, find_opener, err));
 	for (cJSON *k = keys->child; k; k = k->next) {
@@ -261,10 +305,10 @@ static kt_code make(cJSON *keys, kt_journal *j, const kt_view_options *o, kt_err
 	return finish(keys, o, err);
 }
 
-kt_code kt_ledger_view(const kt_ledger *l, kt_journal *j, const kt_view_options *o, cJSON **out, kt_err *err)
+kt_code kt_ledger_view(const kt_ledger *l, const cJSON *told, const kt_view_options *o, cJSON **out, kt_err *err)
 {
 	*out = cJSON_Duplicate(kt_ledger_member(l->root, "keys"), true);
-	kt_code rc = *out ? make(*out, j, o, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	kt_code rc = *out ? make(*out, told, o, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	if (rc != KT_OK) {
 		cJSON_Delete(*out);
 		*out = NULL;

@@ -17,9 +17,12 @@ typedef struct kt_view_options {
 	int64_t cryptoperiod_days; /* of keys that runs made; 0: none */
 } kt_view_options;
 
-/* *out is an array, the caller's: cJSON_Delete. `j` may be NULL: there was no run yet. KT_E_AUDIT when the journal does
- * not fit. */
-KT_MUST_CHECK kt_code kt_ledger_view(const kt_ledger *l, kt_journal *j, const kt_view_options *o, cJSON **out,
+/* The keys that the journal's runs tell of, with their events, escrows and dependants; *out is an array, the caller's:
+ * cJSON_Delete. It stays true as long as nothing is journalled. `j` may be NULL: there was no run yet. KT_E_AUDIT when
+ * the journal does not fit. */
+KT_MUST_CHECK kt_code kt_ledger_told(kt_journal *j, cJSON **out, kt_err *err);
+/* The ledger joined with that. *out is an array, the caller's. */
+KT_MUST_CHECK kt_code kt_ledger_view(const kt_ledger *l, const cJSON *told, const kt_view_options *o, cJSON **out,
 				     kt_err *err);
 
 /* The key with this id; else the one with this check value and kind (a key that came from elsewhere has no other name).

@@ -97,6 +97,7 @@ static void start(running *r, const char *old_kcv)
 	kt_buf body = KT_BUF_INIT;
 	kt_entry e;
 	char text[128];
+	flush();
 	r->plan = sim_plan(2);
 	(void)snprintf(text, sizeof text, "{\"kcv\":\"%s\",\"from\":{\"n0\":\"file:/old\"}}", old_kcv);
 	cJSON_AddItemToObject(r->plan, "key", cJSON_Parse(text));
@@ -182,10 +183,12 @@ static void done(running *r)
 static cJSON *view(int64_t days)
 {
 	kt_err err = KT_ERR_INIT;
-	cJSON *keys;
+	cJSON *told, *keys;
 	flush();
 	const kt_view_options o = {.cluster = "sim", .now_ms = now, .cryptoperiod_days = days};
-	assert_kt_ok(kt_ledger_view(&ledger, journal, &o, &keys, &err));
+	assert_kt_ok(kt_ledger_told(journal, &told, &err));
+	assert_kt_ok(kt_ledger_view(&ledger, told, &o, &keys, &err));
+	cJSON_Delete(told);
 	return keys;
 }
 
