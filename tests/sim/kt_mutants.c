@@ -67,17 +67,20 @@ static bool wanted(const request *r, const sim_mutant *m)
 	return !r->bug || strcmp(r->bug, m->name) == 0;
 }
 
+/* Many bugs break more than one property: only the one that the bug is about counts. */
 static void hunt(const request *r, const sim_mutant *m, finding *out)
 {
-	sim_totals t;
 	uint64_t failed = 0;
 	kt_planted_bug = m->bug;
-	bool ok = sim_many(r->seed, r->runs, 0, &t, &failed, out->why);
-	out->runs = t.runs;
+	while (!out->found && out->runs < r->runs) {
+		sim_totals t;
+		bool ok = sim_many(r->seed + out->runs, r->runs - out->runs, 0, &t, &failed, out->why);
+		out->runs += t.runs;
+		out->found = !ok && strncmp(out->why, m->breaks, strlen(m->breaks)) == 0;
+	}
 	out->seed = failed;
-	out->found = !ok && strncmp(out->why, m->breaks, strlen(m->breaks)) == 0;
 	out->done = true;
-	if (!ok && r->trace) {
+	if (out->found && r->trace) {
 		sim *s = sim_new();
 		const sim_options o = {.seed = failed, .trace = true};
 		(void)sim_run(s, &o);
