@@ -4,6 +4,7 @@ import base64
 import fcntl
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -294,6 +295,34 @@ def test_killed_at_any_step(make_lab):
         lab.token.tool("--delete-object", "--type", "secrkey", "--id", made["id"])
 
     at_every_step("recover", lose, lambda label: ["recover", label, blobs[label]], made)
+
+
+def typed(desk, arguments, answer):
+    """(exit code, what the terminal showed) of a verb that asks a person, who types this."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(desk.lab.keyturn.binary, desk.lab.keyturn.command("key", *arguments), desk.lab.keyturn.env)
+    shown = b""
+    while b"[y/N]" not in shown:
+        shown += os.read(terminal, 4096)
+    os.write(terminal, answer.encode() + b"\n")
+    try:
+        while more := os.read(terminal, 4096):
+            shown += more
+    except OSError:  # the other end is closed
+        pass
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
+
+
+def test_a_person_is_asked(desk):
+    made = desk.json("generate", desk.lab.token.uri("asked"))[-1]
+    code, shown = typed(desk, ["destroy", "asked"], "n")
+    assert code == REFUSED and made["id"] in shown and "nothing was changed" in shown
+    assert desk.keys()[made["id"]]["state"] == "pre-active"
+    code, shown = typed(desk, ["destroy", "asked"], "y")
+    assert code == OK, shown
+    assert desk.keys()[made["id"]]["state"] == "destroyed"
 
 
 def write_ledger(desk, ledger):
