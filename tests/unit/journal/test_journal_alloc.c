@@ -105,6 +105,7 @@ static void told(kt_code rc, const kt_err *err, bool failed)
 	if (rc == KT_OK)
 		return;
 	bool says = rc == KT_E_INTERNAL && strstr(err->msg, "memory");
+	says |= strstr(err->msg, "not valid JSON") != NULL; /* cJSON does not tell the one from the other */
 	if (!failed || !says)
 		fail_msg("%s: %s", kt_code_name(rc), err->msg);
 }
