@@ -871,6 +871,39 @@ static void test_restore_removes_foreign_journals(void **state)
 	assert_false(is_there("db/looker.db-shm"));
 }
 
+/* How often the folder of `watched` was synced. */
+static const char *watched;
+static size_t syncs;
+kt_code __real_kt_file_sync_folder(const char *path, kt_err *err);
+kt_code __wrap_kt_file_sync_folder(const char *path, kt_err *err);
+kt_code __wrap_kt_file_sync_folder(const char *path, kt_err *err)
+{
+	size_t n = watched ? (size_t)(strrchr(watched, '/') - watched) + 1 : 0;
+	syncs += n && strncmp(path, watched, n) == 0 && !strchr(path + n, '/');
+	return __real_kt_file_sync_folder(path, err);
+}
+
+/* A restore that was killed may have removed a journal, and a power cut would bring it back: it is made to be gone. */
+static void test_restore_syncs_what_is_gone_already(void **state)
+{
+	(void)state;
+	make_installation();
+	put_folder("db", 0755);
+	put_text("db/looker.db", "named as a path", 0600);
+	char path[PATH_MAX];
+	(void)snprintf(path, sizeof path, "%s", at("db/looker.db"));
+	const char *db = path;
+	kt_archive_source source = installation();
+	source.paths = &db;
+	source.path_n = 1;
+	kt_archive_made made = create(&source);
+	watched = db;
+	syncs = 0;
+	(void)restore(&made); /* the database does not differ, and no journal is there */
+	watched = NULL;
+	assert_true(syncs > 0);
+}
+
 /* S9: what a restore replaces or removes is kept, once for a run; the next backup leaves it out. */
 static void test_restore_keeps_old_versions(void **state)
 {
@@ -1179,6 +1212,7 @@ int main(void)
 		TEST(test_restore_is_exact),
 		TEST(test_restore_of_everything_gone),
 		TEST(test_restore_removes_foreign_journals),
+		TEST(test_restore_syncs_what_is_gone_already),
 		TEST(test_restore_keeps_old_versions),
 		TEST(test_restore_keeps_databases_whole),
 		TEST(test_restore_that_cannot_keep),
