@@ -66,12 +66,13 @@ struct kt_token {
 	CK_FUNCTION_LIST *f; /* of the chosen module */
 	CK_SLOT_ID slot;
 	CK_SESSION_HANDLE session;
-	unsigned sessions; /* those before it */
 	kt_token_info info;
 	char name[160]; /* for messages */
 	bool probed_aes, probed_oaep;
 	kt_p11_maker maker;
 	kt_p11_mechanism by_format[KT_BLOB_FORMATS]; /* what was found to give it, name NULL: nothing */
+	/* Of kt_token_working_key: names and check value of the key, handle of the copy; 0: none in this session. */
+	kt_token_key working;
 };
 
 /* --- key.c -------------------------------------------------------------------------------------------------------- */
@@ -172,6 +173,8 @@ KT_MUST_CHECK kt_code kt_p11_wrap_bytes(kt_token *t, kt_blob_format format, cons
  */
 KT_MUST_CHECK kt_code kt_p11_finish_blob(kt_token *t, const kt_token_key *key, const kt_token_key *wrapping,
 					 kt_blob *out, kt_err *err);
+/* Destroy the copy of kt_token_working_key, where there is one. */
+void kt_p11_drop_working(kt_token *t);
 /* Give `rc` back; unless it is KT_OK, the key is destroyed and its handle 0. */
 KT_MUST_CHECK kt_code kt_p11_keep_if(kt_token *t, kt_code rc, CK_OBJECT_HANDLE *key);
 

@@ -406,6 +406,8 @@ kt_code kt_token_ensure_cluster_key(kt_token *t, const kt_token_key_name *name, 
 
 kt_code kt_token_destroy_key(kt_token *t, kt_token_key *key, kt_err *err)
 {
+	if (strcmp(key->kcv, t->working.kcv) == 0)
+		kt_p11_drop_working(t);
 	if (key->handle)
 		KT_TRY(P11(t, err, C_DestroyObject, t->session, key->handle));
 	key->handle = 0;

@@ -415,7 +415,6 @@ static kt_code session_again(kt_token *t, const char *uri, kt_err *err)
 {
 	kt_uri parsed;
 	CK_TOKEN_INFO now;
-	t->sessions++;
 	KT_TRY(kt_uri_parse(uri, &parsed, err));
 	KT_TRY(kt_token_check(t, err));
 	KT_TRY(P11(t, err, C_GetTokenInfo, t->slot, &now));
@@ -425,16 +424,12 @@ static kt_code session_again(kt_token *t, const char *uri, kt_err *err)
 	return login(t, parsed.pin_source, now.flags, err);
 }
 
-unsigned kt_token_session(const kt_token *t)
-{
-	return t->sessions;
-}
-
 kt_code kt_token_again(kt_token *t, const char *uri, kt_err *err)
 {
 	if (t->session)
 		(void)P11_RV(t->f, C_CloseSession, t->session);
 	t->session = 0;
+	t->working.handle = 0;
 	return session_again(t, uri, err);
 }
 

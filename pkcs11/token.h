@@ -51,8 +51,6 @@ KT_MUST_CHECK kt_code kt_token_open(const char *uri, kt_token **out, kt_err *err
 /* Session objects end here; other sessions of the process stay. NULL is fine. */
 void kt_token_close(kt_token *t);
 
-/* How many sessions it has had; a key that was found in an earlier one is not valid any more. */
-unsigned kt_token_session(const kt_token *t);
 /* One more session of an open token, for another thread; what was found out about the token is known to it, too. Close
  * it before the one that it came from. */
 KT_MUST_CHECK kt_code kt_token_another(const kt_token *t, const char *uri, kt_token **out, kt_err *err);

@@ -202,6 +202,41 @@ kt_code kt_token_unwrap_under(kt_token *t, const kt_blob *blob, const kt_token_k
 	return KT_OK;
 }
 
+/* --- The working copy --------------------------------------------------------------------------------------------- */
+
+void kt_p11_drop_working(kt_token *t)
+{
+	kt_p11_discard(t, t->working.handle);
+	t->working = (kt_token_key){0};
+}
+
+static bool is_working(const kt_token *t, const kt_token_key_name *name)
+{
+	const kt_token_key *k = &t->working;
+	return k->handle && name->label && strcmp(k->label, name->label) == 0 && name->id_len &&
+	       k->id_len == name->id_len && memcmp(k->id, name->id, name->id_len) == 0;
+}
+
+kt_code kt_token_working_key(kt_token *t, const kt_token_key_name *name, const kt_token_key_name *wrapping,
+			     kt_token_key *out, kt_err *err)
+{
+	const kt_blob_address address = {.purpose = KT_BLOB_ESCROW};
+	kt_token_key key, under, copy;
+	kt_blob blob;
+	if (!is_working(t, name)) {
+		KT_TRY(kt_token_find_cluster_key(t, name, &key, err));
+		KT_TRY(kt_token_find_wrapping_key(t, wrapping, &under, err));
+		KT_TRY(kt_token_wrap_under(t, &key, &under, &address, &blob, err));
+		KT_TRY(kt_token_unwrap_under(t, &blob, &under, &copy, err));
+		kt_p11_drop_working(t);
+		t->working = key;
+		t->working.handle = copy.handle;
+		t->working.on_token = false;
+	}
+	*out = t->working;
+	return KT_OK;
+}
+
 kt_code kt_token_probe_formats(kt_token *t, kt_token_formats *out, kt_err *err)
 {
 	KT_TRY(kt_p11_probe_aes(t, err));

@@ -47,6 +47,16 @@ KT_MUST_CHECK kt_code kt_token_unwrap_under(kt_token *t, const kt_blob *blob, co
 					    kt_token_key *out, kt_err *err);
 
 /*
+ * A cluster key (by label and id) for wrapping to one node after the other: a session object that came out of wrapping
+ * the key under a wrapping key of the token, as from its escrow; KCV and MAC are checked, and it has the same
+ * attributes but for CKA_TOKEN. Made once in a session, so that the key need not be looked for and read back for each
+ * node; besides, a token object may be read from its file each time that it is used (SoftHSM). It ends with the
+ * session, or with the key (kt_token_destroy_key): not to be destroyed. Errors as of finding the keys and of
+ * unwrapping.
+ */
+KT_MUST_CHECK kt_code kt_token_working_key(kt_token *t, const kt_token_key_name *name,
+					   const kt_token_key_name *wrapping, kt_token_key *out, kt_err *err);
+/*
  * Open a blob of an RSA format (a custodian's) within the token that has the private key, which must be one that may
  * unwrap, into a session object as kt_token_unwrap_under gives. Errors as there; KT_E_KEY also when the blob is for
  * another RSA key.

@@ -97,36 +97,13 @@ static kt_code cluster_key_name(const call *c, uint8_t id[ID_LEN], char label[KT
 	return KT_OK;
 }
 
-/* A run's cluster key, as this thread found it in its session: thousands of nodes need the same one, and looking for it
- * takes longer than wrapping. What it may do was read back then. */
-static _Thread_local struct {
-	const kt_token *token;
-	unsigned session;
-	char label[KT_URI_OBJECT];
-	kt_token_key key;
-} known;
-
-static bool is_known(const call *c, const char *label)
-{
-	return known.token == c->token && known.session == kt_token_session(c->token) &&
-	       strcmp(known.label, label) == 0;
-}
-
 static kt_code find_cluster_key(const call *c, kt_token_key *out, kt_err *err)
 {
 	uint8_t id[ID_LEN];
 	char label[KT_URI_OBJECT];
 	kt_token_key_name name;
 	KT_TRY(cluster_key_name(c, id, label, &name, err));
-	if (!is_known(c, label)) {
-		known.token = NULL;
-		KT_TRY(kt_token_find_cluster_key(c->token, &name, &known.key, err));
-		known.token = c->token;
-		known.session = kt_token_session(c->token);
-		memcpy(known.label, label, sizeof known.label);
-	}
-	*out = known.key;
-	return KT_OK;
+	return kt_token_find_cluster_key(c->token, &name, out, err);
 }
 
 static kt_code add_hex(cJSON *o, const char *name, const void *bytes, size_t n, kt_err *err)
@@ -405,10 +382,16 @@ static kt_code wrap_to_node(const call *c, const kt_token_key *key, kt_blob_purp
 	return rc == KT_OK ? add_wrapped(c, key, &blob, err) : rc;
 }
 
+/* Thousands of nodes need the same key: it is found, and its working copy made, once in each session. */
 static kt_code act_wrap(const call *c, kt_err *err)
 {
+	uint8_t id[ID_LEN];
+	char label[KT_URI_OBJECT];
+	const kt_token_key_name wrapping = {.label = c->escrow_key};
+	kt_token_key_name name;
 	kt_token_key key;
-	KT_TRY(find_cluster_key(c, &key, err));
+	KT_TRY(cluster_key_name(c, id, label, &name, err));
+	KT_TRY(kt_token_working_key(c->token, &name, &wrapping, &key, err));
 	return wrap_to_node(c, &key, KT_BLOB_TRANSPORT, err);
 }
 

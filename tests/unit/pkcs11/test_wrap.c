@@ -226,6 +226,38 @@ static void a_corrupted_escrow_is_refused(void **state)
 	kt_secret_free(&value);
 }
 
+/* One copy in a session, the same key, and gone with it. */
+static void the_working_copy(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	const kt_token_key_name name = {.label = "cluster", .id = (const uint8_t *)"w1", .id_len = 2},
+				by = {.label = "escrow"},
+				other = {.label = "cluster", .id = (const uint8_t *)"w2", .id_len = 2};
+	kt_token_key key, second, copy, again;
+	bool made;
+	wrapping_key("escrow");
+	assert_kt_fails(KT_E_KEY, kt_token_working_key(t, &name, &by, &copy, &err));
+	assert_kt_ok(kt_token_ensure_cluster_key(t, &name, true, &key, &made, &err));
+	assert_kt_ok(kt_token_ensure_cluster_key(t, &other, true, &second, &made, &err));
+	assert_kt_fails(KT_E_KEY, kt_token_working_key(t, &name, &(kt_token_key_name){.label = "none"}, &copy, &err));
+	assert_kt_ok(kt_token_working_key(t, &name, &by, &copy, &err));
+	assert_int_not_equal(copy.handle, key.handle);
+	assert_kt_ok(kt_p11_policy_check(t, copy.handle, &kt_p11_cluster_session, &err));
+	same_proof(&key, &copy);
+	long before = shim->objects;
+	assert_kt_ok(kt_token_working_key(t, &name, &by, &again, &err));
+	assert_int_equal(again.handle, copy.handle);
+	assert_int_equal(shim->objects, before);
+	assert_kt_ok(kt_token_working_key(t, &other, &by, &again, &err)); /* takes the place of the first */
+	assert_int_equal(shim->objects, before);
+	same_proof(&second, &again);
+	assert_kt_ok(kt_token_destroy_key(t, &second, &err));
+	assert_int_equal(shim->objects, before - 2);
+	assert_kt_fails(KT_E_KEY, kt_token_working_key(t, &other, &by, &again, &err));
+	assert_kt_ok(kt_token_destroy_key(t, &key, &err));
+}
+
 static void a_node_opens_its_key(void **state)
 {
 	(void)state;
@@ -609,6 +641,7 @@ int main(void)
 		WITH_TOKEN(libcrypto_opens_both_formats),
 		WITH_TOKEN(the_token_opens_what_libcrypto_wraps),
 		WITH_TOKEN(a_corrupted_escrow_is_refused),
+		WITH_TOKEN(the_working_copy),
 		WITH_TOKEN(a_node_opens_its_key),
 		WITH_TOKEN(composed_by_two_calls_or_by_one),
 		WITH_TOKEN(a_token_with_rsa_aes_alone),
