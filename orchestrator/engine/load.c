@@ -186,11 +186,13 @@ static kt_code load_other(kt_engine *e, kt_step *s, kt_role role, const cJSON *s
 
 /* --- Steps -------------------------------------------------------------------------------------------------------- */
 
-/* What proves that the cluster is quiet and saved. It proves it only while a coordinator watches (S2, S3). */
+/* What proves that the cluster is quiet, and data and key are saved. It proves it only while a coordinator watches: what
+ * was written may have rotted since (S2, S3). */
 static bool watches(const kt_step *s)
 {
-	return s->phase == KT_PHASE_QUIET || s->phase == KT_PHASE_BACKUP ||
-	       strcmp(s->role[KT_ROLE_DO].verb, "gate.check") == 0;
+	const char *verb = s->role[KT_ROLE_DO].verb;
+	return s->phase == KT_PHASE_QUIET || s->phase == KT_PHASE_BACKUP || strcmp(verb, "gate.check") == 0 ||
+	       strcmp(verb, "key.escrow") == 0;
 }
 
 static kt_code load_step(kt_engine *e, kt_step *s, const cJSON *step, kt_err *err)

@@ -906,16 +906,16 @@ static void test_rekey_in_doubt_is_never_started_late(void **state)
 	end(&r);
 }
 
-static void test_take_repeats_gate_and_backup(void **state)
+static void test_take_repeats_gate_backup_and_escrow(void **state)
 {
 	(void)state;
 	rig r;
 	begin(&r, 2);
 	(void)drive(&r, "rekey", KT_ROLE_DO);
 	apply(&r, (kt_event){.kind = KT_EVENT_TAKE, .epoch = 2});
-	static const char *const again[] = {"quiet", "quiet", "backup", "restored", "gate", "gate"};
-	static const char *const on[] = {"n0", "n1", "n0", "n0", "n0", "n1"};
-	for (size_t i = 0; i < 6; i++) {
+	static const char *const again[] = {"quiet", "quiet", "backup", "restored", "escrow", "gate", "gate"};
+	static const char *const on[] = {"n0", "n1", "n0", "n0", "@", "n0", "n1"};
+	for (size_t i = 0; i < sizeof on / sizeof on[0]; i++) {
 		kt_command c = send(&r, again[i], KT_ROLE_DO, on[i]);
 		assert_int_equal(c.attempt, 2);
 		answer_ok(&r, &c);
@@ -1259,7 +1259,7 @@ int main(void)
 		cmocka_unit_test(test_a_node_that_is_left_keeps_the_backup_from_being_restored),
 		cmocka_unit_test(test_in_doubt),
 		cmocka_unit_test(test_rekey_in_doubt_is_never_started_late),
-		cmocka_unit_test(test_take_repeats_gate_and_backup),
+		cmocka_unit_test(test_take_repeats_gate_backup_and_escrow),
 		cmocka_unit_test(test_take_looks_again_before_a_restore),
 		cmocka_unit_test(test_restore_in_doubt_is_never_done_late),
 		cmocka_unit_test(test_revert_of_a_turned_run),
