@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "orchestrator/inventory/custodian.h"
+#include "orchestrator/ledger/view.h"
 
 enum { LOCATE_LIMIT_MS = 30000 };
 
@@ -68,6 +69,16 @@ kt_code kt_ctx_open_hsm(kt_ctx *c, kt_err *err)
 				  .custodians = c->cluster.custodians,
 				  .custodians_count = c->cluster.custodians_count};
 	return kt_hsm_open(&o, &c->hsm, err);
+}
+
+kt_code kt_ctx_check_escrow_key(const kt_ctx *c, kt_err *err)
+{
+	kt_ledger ledger;
+	kt_code rc = kt_ledger_open(c->cluster.state, c->cluster.name, &ledger, err);
+	if (rc == KT_OK)
+		rc = kt_ledger_may_wrap(&ledger, c->cluster.hsm.escrow_key, err);
+	kt_ledger_close(&ledger);
+	return rc;
 }
 
 /* YYYYMMDDTHHMMSSZ-xxxxxx */

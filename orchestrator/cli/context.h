@@ -31,6 +31,8 @@ KT_MUST_CHECK kt_code kt_ctx_load(kt_ctx *c, kt_cli *cli, kt_err *err);
 KT_MUST_CHECK kt_code kt_ctx_open_journal(kt_ctx *c, kt_journal_mode mode, kt_err *err);
 KT_MUST_CHECK kt_code kt_ctx_open_nodes(kt_ctx *c, kt_err *err);
 KT_MUST_CHECK kt_code kt_ctx_open_hsm(kt_ctx *c, kt_err *err);
+/* KT_E_REFUSED when the ledger says that nothing new is to be wrapped under the cluster's escrow key. */
+KT_MUST_CHECK kt_code kt_ctx_check_escrow_key(const kt_ctx *c, kt_err *err);
 /* A new run id, the nodes asked where their old key is (unless cluster.json says it, and `always` is false), and the
  * plan. */
 KT_MUST_CHECK kt_code kt_ctx_make_plan(kt_ctx *c, bool always, kt_err *err);

@@ -38,7 +38,7 @@ static kt_code examine(kt_ctx *c, kt_err *err)
 	kt_doctor_options o = {.on_check = on_check, .cookie = c->cli, .cluster = &c->cluster};
 	KT_TRY(kt_ctx_open_nodes(c, err));
 	KT_TRY(kt_ctx_make_plan(c, false, err));
-	if (kt_ctx_open_hsm(c, &hsm_error) != KT_OK)
+	if (kt_ctx_check_escrow_key(c, &hsm_error) != KT_OK || kt_ctx_open_hsm(c, &hsm_error) != KT_OK)
 		o.hsm_error = &hsm_error;
 	o.loop = &c->loop;
 	o.nodes = c->nodes;

@@ -124,6 +124,7 @@ static kt_code run(kt_ctx *c, kt_report *report, kt_err *err)
 	kt_turn_end end;
 	KT_TRY(kt_ctx_open_journal(c, KT_JOURNAL_WRITE, err));
 	KT_TRY(no_open_run(c, err));
+	KT_TRY(kt_ctx_check_escrow_key(c, err));
 	KT_TRY(kt_ctx_open_hsm(c, err));
 	KT_TRY(kt_ctx_open_nodes(c, err));
 	KT_TRY(kt_ctx_make_plan(c, true, err));

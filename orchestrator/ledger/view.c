@@ -330,6 +330,31 @@ kt_key_state kt_view_state(const cJSON *key)
 	return state_of(key);
 }
 
+/* The state that people gave the newest wrapping key of this label; false when the ledger knows none. */
+static bool newest_of_label(const kt_ledger *l, const char *label, kt_key_state *out)
+{
+	double newest = -1;
+	for (const cJSON *k = kt_ledger_member(l->root, "keys")->child; k; k = k->next) {
+		const cJSON *last = listen(k, false).last;
+		if (!kt_ledger_is(k, "kind", "wrapping") || !kt_ledger_is(k, "label", label) || time_of(last) < newest)
+			continue;
+		newest = time_of(last);
+		*out = state_of(last);
+	}
+	return newest >= 0;
+}
+
+kt_code kt_ledger_may_wrap(const kt_ledger *l, const char *label, kt_err *err)
+{
+	kt_key_state s = KT_KEY_PRE_ACTIVE;
+	if (!newest_of_label(l, label, &s) || s <= KT_KEY_ACTIVE)
+		return KT_OK;
+	return kt_fail(err, KT_E_REFUSED,
+		       "make another one (`keyturn key generate --wrapping`) and name it in hsm.escrow_key",
+		       "the escrow key \"%s\" is %s in the ledger: nothing new is wrapped under it", label,
+		       kt_key_state_name(s));
+}
+
 kt_ledger_new kt_view_describe(const cJSON *key)
 {
 	const cJSON *days = kt_ledger_member(key, "cryptoperiod_days");

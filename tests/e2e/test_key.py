@@ -545,3 +545,19 @@ def test_no_permission(desk, tmp_path):
     os.symlink("/etc/hostname", blob)
     result = desk.run("wrap", "mine", "--under", "keyturn-escrow", "--output", blob, check=None)
     assert result.code != OK and blob in result.err, result
+
+
+def test_nothing_new_is_wrapped_under_a_wrapping_key_that_is_out_of_use(desk):
+    """A key that the ledger calls deactivated or compromised is no escrow key of a run any more."""
+    token = desk.lab.token
+    desk.json("generate", "--wrapping", token.uri("spent"), "--activate")
+    desk.lab.rewrite(hsm={"uri": token.uri(), "escrow_key": "spent"})
+    try:
+        desk.lab.keyturn.run("doctor", check=OK)
+        desk.json("deactivate", "spent", "--compromised")
+        for verb in (["doctor"], ["run", "--yes"]):
+            result = desk.lab.keyturn.run(*verb, check=REFUSED)
+            for word in ('"spent" is compromised in the ledger', "hsm.escrow_key"):
+                assert word in result.out + result.err, result
+    finally:
+        desk.lab.rewrite()
