@@ -186,8 +186,8 @@ static kt_code load_other(kt_engine *e, kt_step *s, kt_role role, const cJSON *s
 
 /* --- Steps -------------------------------------------------------------------------------------------------------- */
 
-/* What proves that the cluster is quiet, and data and key are saved. It proves it only while a coordinator watches: what
- * was written may have rotted since (S2, S3). */
+/* What proves that the cluster is quiet, and data and key are saved. It proves it only while a coordinator watches:
+ * what was written may have rotted since (S2, S3). */
 static bool watches(const kt_step *s)
 {
 	const char *verb = s->role[KT_ROLE_DO].verb;
