@@ -29,7 +29,7 @@ static char spki[65];
 /* Under valgrind a part of the bytes is enough: its question is another one. */
 static size_t stride(void)
 {
-	return getenv("KT_VALGRIND") ? 41 : 1;
+	return getenv("KT_VALGRIND") ? 211 : 1;
 }
 
 /* --- The blobs ---------------------------------------------------------------------------------------------------- */
@@ -209,7 +209,7 @@ static void no_flip_and_no_cut_opens(void **state)
 		all.tried += sum.tried;
 		all.parsed += sum.parsed;
 		assert_int_equal(sum.same, 0);
-		assert_true(sum.parsed * (int)stride() > 200);
+		assert_true(stride() > 1 || sum.parsed > 200);
 		white_space_is_the_only_exception(kind, by_libcrypto);
 	}
 	print_message("libcrypto: %d altered texts refused, %d of them when they were opened\n", all.tried, all.parsed);
@@ -283,20 +283,24 @@ static void no_graft_opens(void **state)
 {
 	(void)state;
 	tally sum = {0};
-	char into[ROOM], from[ROOM], text[ROOM];
-	for (int i = 0; i < KINDS; i++) {
+	static char from[KINDS][ROOM];
+	char into[ROOM], text[ROOM];
+	const int step = stride() > 1 ? 5 : 1;
+	for (int j = 0; j < KINDS; j++) {
+		const kt_blob donor = make(j, "R2", "web02");
+		text_of(&donor, from[j]);
+	}
+	for (int i = 0; i < KINDS; i += step) {
 		const kt_blob good = make(i, "R1", "web01");
 		text_of(&good, into);
-		for (int j = 0; j < KINDS; j++) {
-			const kt_blob donor = make(j, "R2", "web02");
-			text_of(&donor, from);
+		for (int j = 0; j < KINDS; j += step) {
 			for (size_t k = 0; k < sizeof grafts / sizeof grafts[0]; k++) {
-				graft(into, from, grafts[k], text);
+				graft(into, from[j], grafts[k], text);
 				must_not_open(text, strlen(text), &good, by_libcrypto, &sum);
 			}
 		}
 	}
-	assert_true(sum.parsed - sum.same > 500);
+	assert_true(step > 1 || sum.parsed - sum.same > 500);
 	print_message("%d grafted texts, %d of them parsed, %d of these the same blob, none opens\n", sum.tried,
 		      sum.parsed, sum.same);
 }
