@@ -31,8 +31,8 @@ const cJSON *kt_view_find(const cJSON *keys, const char *id, const char *kind, c
 /* Its state, and what an entry of the ledger for it begins with. */
 kt_key_state kt_view_state(const cJSON *key);
 kt_ledger_new kt_view_describe(const cJSON *key);
-/* KT_OK when the ledger does not forbid to wrap new keys under the wrapping key with this label; KT_E_REFUSED when it is
- * deactivated, compromised or destroyed there. One that the ledger does not know is fine. */
+/* KT_OK when the ledger does not forbid to wrap new keys under the wrapping key with this label; KT_E_REFUSED when it
+ * is deactivated, compromised or destroyed there. One that the ledger does not know is fine. */
 KT_MUST_CHECK kt_code kt_ledger_may_wrap(const kt_ledger *l, const char *label, kt_err *err);
 /* KT_OK when nothing depends on the key, else KT_E_REFUSED naming each (the first ten). */
 KT_MUST_CHECK kt_code kt_view_unneeded(const cJSON *key, kt_err *err);
