@@ -418,18 +418,32 @@ static kt_code open_by_decrypt(kt_token *t, const kt_token_transport *key, oaep 
 	return does_not_open(t, "C_Decrypt", rv, err);
 }
 
-static kt_code open_by_unwrap(kt_token *t, const kt_token_transport *key, oaep *o, kt_secret *out, kt_err *err)
+/* A key whose value may be read, for this session. */
+static CK_RV unwrap_readable(kt_token *t, const kt_token_transport *key, oaep *o, CK_OBJECT_HANDLE *out)
 {
 	kt_p11_template tpl;
-	CK_OBJECT_HANDLE h = 0;
 	kt_p11_template_key(&tpl, &kt_p11_readable);
 	CK_RV rv =
-		P11_RV(t->f, C_UnwrapKey, t->session, &o->mechanism, key->handle, o->wrapped, o->n, tpl.a, tpl.n, &h);
+		P11_RV(t->f, C_UnwrapKey, t->session, &o->mechanism, key->handle, o->wrapped, o->n, tpl.a, tpl.n, out);
 	if (rv == CKR_TEMPLATE_INCOMPLETE || rv == CKR_TEMPLATE_INCONSISTENT) {
 		kt_p11_template_add(&tpl, CKA_VALUE_LEN, &tpl.value_len, sizeof tpl.value_len);
-		rv = P11_RV(t->f, C_UnwrapKey, t->session, &o->mechanism, key->handle, o->wrapped, o->n, tpl.a, tpl.n,
-			    &h);
+	} else if (rv ==
+		   CKR_ATTRIBUTE_READ_ONLY) { /* openCryptoki: what is unwrapped is readable, and takes no word on it */
+		kt_p11_template bare = {.n = 0};
+		kt_p11_template_add(&bare, CKA_CLASS, &tpl.class, sizeof tpl.class);
+		kt_p11_template_add(&bare, CKA_KEY_TYPE, &tpl.type, sizeof tpl.type);
+		return P11_RV(t->f, C_UnwrapKey, t->session, &o->mechanism, key->handle, o->wrapped, o->n, bare.a,
+			      bare.n, out);
+	} else {
+		return rv;
 	}
+	return P11_RV(t->f, C_UnwrapKey, t->session, &o->mechanism, key->handle, o->wrapped, o->n, tpl.a, tpl.n, out);
+}
+
+static kt_code open_by_unwrap(kt_token *t, const kt_token_transport *key, oaep *o, kt_secret *out, kt_err *err)
+{
+	CK_OBJECT_HANDLE h = 0;
+	CK_RV rv = unwrap_readable(t, key, o, &h);
 	if (rv == CKR_MECHANISM_PARAM_INVALID || rv == CKR_MECHANISM_INVALID || rv == CKR_ARGUMENTS_BAD)
 		return no_such_hash(t, "C_UnwrapKey", rv, o->params.hashAlg == CKM_SHA256, err);
 	if (rv != CKR_OK)

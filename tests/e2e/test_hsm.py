@@ -73,7 +73,8 @@ def test_nss_is_not_softhsm(bin_folder, nss):
 def test_opencryptoki_is_for_nodes(bin_folder, opencryptoki):
     report = probe(bin_folder, opencryptoki, code=REFUSED)
     assert not report["coordinator"]["fit"] and "AES-CMAC" in report["coordinator"]["verdict"]
-    assert report["node"] == {"fit": True, "verdict": "fit"}
+    assert report["node"] == {"fit": True, "verdict": "fit with warnings"}
+    assert "CKR_ATTRIBUTE_READ_ONLY" in str(rows(report)["node.unwrap-attributes"])
     assert "Secret Key" not in opencryptoki.objects() and "Private Key" not in opencryptoki.objects()
 
 

@@ -237,7 +237,7 @@ def test_softhsm_whose_token_folder_vanishes(make_lab):
 
 @pytest.mark.parametrize("kind, rv", [("softhsm", "CKR_GENERAL_ERROR"), ("nss", "CKR_WRAPPED_KEY_INVALID")])
 def test_a_wrapped_key_that_was_damaged(make_token, keyturn_with, tmp_path, kind, rv):
-    """(openCryptoki and the TPM wrap nothing; what is damaged in nodes' tokens: test_mixed_tokens.py.)"""
+    """(openCryptoki and the TPM wrap nothing; what is damaged in nodes' tokens: test_mixed_tokens.py, interop/test_node_tokens.py.)"""
     token, blob = make_token(kind), tmp_path / "blob.json"
     keyturn = keyturn_with(token)
     keyturn.run("key", "generate", "--wrapping", token.uri("keyturn-escrow"))
