@@ -29,6 +29,7 @@ enum {
 struct kt_owner {
 	kt_owner_options opt;
 	kt_uri uri;
+	kt_buf again; /* the URI with the serial of the token that was opened first; empty: opt.uri */
 	kt_owner_child child;
 	cJSON *token;      /* what it has open */
 	char name[256];    /* of the token, for messages */
@@ -188,7 +189,7 @@ static kt_code open_args(const kt_owner *o, cJSON **out, kt_err *err)
 	*out = cJSON_CreateObject();
 	if (!*out)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
-	KT_TRY(kt_json_add_str(*out, "uri", o->opt.uri, err));
+	KT_TRY(kt_json_add_str(*out, "uri", o->again.len ? kt_buf_cstr(&o->again) : o->opt.uri, err));
 	KT_TRY(kt_json_add_int(*out, "log", (int64_t)kt_log_get_level(), err));
 	return kt_json_add_int(*out, "sessions", o->opt.sessions, err);
 }
@@ -206,6 +207,20 @@ static void note_refusal(kt_owner *o, const cJSON *reply, const kt_err *why)
 	o->locked = flag(reply, "locked");
 }
 
+/* A later login is to this very token alone: another one with its label has not what was made, and may not see the PIN.
+ */
+static kt_code stay_with(kt_owner *o, const char *serial, kt_err *err)
+{
+	static const char scheme[] = "pkcs11:";
+	const char *rest = o->opt.uri + sizeof scheme - 1; /* it was parsed */
+	if (o->again.len || o->uri.serial[0] || !serial[0])
+		return KT_OK;
+	kt_code rc = kt_buf_printf(&o->again, err, "%sserial=", scheme);
+	for (; rc == KT_OK && *serial; serial++)
+		rc = kt_buf_printf(&o->again, err, "%%%02x", (unsigned)(unsigned char)*serial);
+	return rc == KT_OK ? kt_buf_printf(&o->again, err, "%s%s", *rest && *rest != '?' ? ";" : "", rest) : rc;
+}
+
 /* The token that was opened. Takes over `token`. */
 static kt_code note_token(kt_owner *o, cJSON *token, kt_err *err)
 {
@@ -215,6 +230,7 @@ static kt_code note_token(kt_owner *o, cJSON *token, kt_err *err)
 	KT_TRY(kt_json_str(token, "label", &label, err));
 	KT_TRY(kt_json_str(token, "serial", &serial, err));
 	(void)snprintf(o->name, sizeof o->name, "token \"%s\" (serial %s)", label, serial);
+	KT_TRY(stay_with(o, serial, err));
 	o->logged_in = true;
 	return KT_OK;
 }
@@ -276,6 +292,7 @@ kt_code kt_owner_start(const kt_owner_options *options, kt_owner **out, kt_err *
 	if (o->no_login.code != KT_OK && !o->locked && options->refused)
 		*options->refused = true;
 	cJSON_Delete(o->token);
+	kt_buf_free(&o->again);
 	free(o);
 	if (err)
 		*err = why;
@@ -288,6 +305,7 @@ void kt_owner_end(kt_owner *o)
 		return;
 	(void)kt_owner_child_end(&o->child, END_MS);
 	cJSON_Delete(o->token);
+	kt_buf_free(&o->again);
 	free(o);
 }
 

@@ -12,8 +12,9 @@
  * crash), or when the token says that session or device are gone, the child is ended by its pid, the next one loads the
  * module anew and logs in, and a request that may be asked again is asked once more. A PIN that was refused, or of
  * which nobody knows whether it was (the owner was lost in C_Login), is not tried a second time: every later request
- * fails with that reason. Where the PIN could be read only once (pin-source fd: and env:, a person at the terminal) no
- * second owner is started; the error says so.
+ * fails with that reason. Nor is it shown to another token: the serial of the first one goes into the URI of every
+ * later login. Where the PIN could be read only once (pin-source fd: and env:, a person at the terminal) no second
+ * owner is started; the error says so.
  */
 #ifndef KT_PKCS11_OWNER_H
 #define KT_PKCS11_OWNER_H

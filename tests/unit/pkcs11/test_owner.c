@@ -241,6 +241,38 @@ static void a_device_that_is_gone_means_a_new_module(void **state)
 	kt_owner_end(o);
 }
 
+static void move(const char *from, const char *to)
+{
+	char a[700], b[700];
+	(void)snprintf(a, sizeof a, "%s/%s", softhsm_folder(), from);
+	(void)snprintf(b, sizeof b, "%s/%s", softhsm_folder(), to);
+	assert_int_equal(rename(a, b), 0);
+}
+
+/* Somebody puts another token with the same label in its place while the owner is lost: it is no longer the token that
+ * was opened, and its PIN is not tried there. */
+static void another_token_of_that_label_is_not_taken(void **state)
+{
+	(void)state;
+	char path[700];
+	kt_err err = KT_ERR_INIT;
+	kt_owner *o = begin(softhsm_shim_uri(), 1);
+	assert_true(ask_kcv(o, true, NULL, &err) != 0);
+	move("tokens", "tokens.away");
+	(void)snprintf(path, sizeof path, "%s/tokens", softhsm_folder());
+	assert_int_equal(mkdir(path, 0700), 0);
+	softhsm_add_token("kt-test");
+	order("C_FindObjectsInit", "crash");
+	assert_int_equal(ask_kcv(o, true, NULL, &err), 0);
+	assert_int_equal(err.code, KT_E_HSM);
+	assert_non_null(strstr(err.msg, "no token"));
+	assert_int_equal(logins(), 1);
+	move("tokens", "tokens.other");
+	move("tokens.away", "tokens");
+	assert_true(ask_kcv(o, true, NULL, &err) != 0); /* and the first one is, once it is back */
+	kt_owner_end(o);
+}
+
 static void what_may_not_be_asked_again_is_not(void **state)
 {
 	(void)state;
@@ -461,6 +493,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_lost_session_is_opened_again),
 		cmocka_unit_test(a_crash_and_a_hang_cost_one_process),
 		cmocka_unit_test(a_device_that_is_gone_means_a_new_module),
+		cmocka_unit_test(another_token_of_that_label_is_not_taken),
 		cmocka_unit_test(what_may_not_be_asked_again_is_not),
 		cmocka_unit_test(what_always_fails_is_given_up),
 		cmocka_unit_test(who_was_killed_between_requests_is_replaced),
