@@ -10,47 +10,22 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "tests/sim/disk.h"
+#include "tests/sim/disktest.h"
 #include "tests/unit/support.h"
 
 enum { SEEDS = 400 };
 
-static sim_disk *disk;
-static uint64_t seed;
-
-static uint64_t roll(void *arg)
-{
-	uint64_t *s = arg;
-	uint64_t z = (*s += UINT64_C(0x9e3779b97f4a7c15));
-	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	return z ^ (z >> 27);
-}
-
-static int make(void **state)
-{
-	(void)state;
-	disk = sim_disk_new();
-	sim_disk_use(disk);
-	return 0;
-}
-
-static int drop(void **state)
-{
-	(void)state;
-	sim_disk_use(NULL);
-	sim_disk_free(disk);
-	return 0;
-}
+static sim_rng dice;
 
 static void fresh(uint64_t with)
 {
 	sim_disk_reset(disk);
-	seed = with;
+	dice.s = with;
 }
 
 static void cut(void)
 {
-	sim_disk_power_cut(disk, roll, &seed);
+	sim_disk_power_cut(disk, sim_roll, &dice);
 }
 
 static void put(const char *path, const char *text, bool sync)
@@ -483,23 +458,23 @@ static void many_disks(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(a_file_system, make, drop),
-		cmocka_unit_test_setup_teardown(the_rest_is_real, make, drop),
-		cmocka_unit_test_setup_teardown(a_kill, make, drop),
-		cmocka_unit_test_setup_teardown(dead_is_dead, make, drop),
-		cmocka_unit_test_setup_teardown(one_failure, make, drop),
-		cmocka_unit_test_setup_teardown(unsynced_content_is_torn, make, drop),
-		cmocka_unit_test_setup_teardown(large_content_is_torn_by_blocks, make, drop),
-		cmocka_unit_test_setup_teardown(synced_content_stays, make, drop),
-		cmocka_unit_test_setup_teardown(unsynced_names, make, drop),
-		cmocka_unit_test_setup_teardown(a_rename_is_old_or_new, make, drop),
-		cmocka_unit_test_setup_teardown(a_rename_of_unsynced_content, make, drop),
-		cmocka_unit_test_setup_teardown(a_full_disk, make, drop),
-		cmocka_unit_test_setup_teardown(locks, make, drop),
-		cmocka_unit_test_setup_teardown(the_real_replacement, make, drop),
-		cmocka_unit_test_setup_teardown(what_is_there_already_is_durable, make, drop),
-		cmocka_unit_test_setup_teardown(what_is_gone_already_is_gone_for_good, make, drop),
-		cmocka_unit_test_setup_teardown(many_disks, make, drop),
+		cmocka_unit_test_setup_teardown(a_file_system, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(the_rest_is_real, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(a_kill, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(dead_is_dead, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(one_failure, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(unsynced_content_is_torn, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(large_content_is_torn_by_blocks, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(synced_content_stays, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(unsynced_names, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(a_rename_is_old_or_new, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(a_rename_of_unsynced_content, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(a_full_disk, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(locks, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(the_real_replacement, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(what_is_there_already_is_durable, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(what_is_gone_already_is_gone_for_good, disk_make, disk_drop),
+		cmocka_unit_test_setup_teardown(many_disks, disk_make, disk_drop),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

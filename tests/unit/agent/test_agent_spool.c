@@ -22,7 +22,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/record.h"
-#include "tests/sim/disk.h"
+#include "tests/sim/disktest.h"
 #include "tests/unit/allocfail.h"
 #include "tests/unit/support.h"
 
@@ -88,8 +88,7 @@ bool __wrap_kt_process_session_alive(const kt_process *leader)
 /* --- The world and the verbs ----------------------------------------------------------------------------------------
  */
 
-static sim_disk *disk;
-static uint64_t dice;
+static sim_rng dice;
 
 static struct {
 	bool on;           /* what "set" turns off */
@@ -99,15 +98,6 @@ static struct {
 	bool late;         /* its runner is started and has not come yet; its agent is killed at that moment */
 	pid_t runner, command;
 } world;
-
-static uint64_t roll(void *arg)
-{
-	uint64_t *s = arg;
-	uint64_t z = (*s += UINT64_C(0x9e3779b97f4a7c15));
-	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return z ^ (z >> 31);
-}
 
 /* As service.stop: what it finds is noted before it is changed. A process that is dead changes nothing. */
 static kt_code set(kt_agent_ctx *ctx, cJSON *result, kt_err *err)
@@ -255,7 +245,7 @@ static told ask(how h)
 	bool never = cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(result, "started"));
 	world.never |= t.any && never && t.error.code != KT_E_AUDIT; /* which is not recorded, but for this request */
 	if (world.never && world.executed)
-		fail_msg("seed %llu: executed, and it was said that it never is", (unsigned long long)dice);
+		fail_msg("seed %llu: executed, and it was said that it never is", (unsigned long long)dice.s);
 	cJSON_Delete(result);
 	return t;
 }
@@ -270,7 +260,7 @@ static void fresh(uint64_t seed)
 	memset(&world, 0, sizeof world);
 	machine.us = new_process();
 	world.on = true;
-	dice = seed;
+	dice.s = seed;
 	sim_disk_reset(disk);
 	assert_kt_ok(kt_file_mkdirs(STATE, 0700, &err));
 }
@@ -285,7 +275,7 @@ static void kill_processes(void)
 static void cut_power(void)
 {
 	memset(machine.dead, 1, sizeof machine.dead);
-	sim_disk_power_cut(disk, roll, &dice);
+	sim_disk_power_cut(disk, sim_roll, &dice);
 	machine.boot++;
 	machine.us = new_process();
 }
@@ -306,7 +296,7 @@ static uint64_t at_op;
 	do {                                                                                                           \
 		if (!(cond))                                                                                           \
 			fail_msg("%s at operation %llu, seed %llu: %s does not hold (told %s, %s: %s)", scenario,      \
-				 (unsigned long long)at_op, (unsigned long long)dice, #cond,                           \
+				 (unsigned long long)at_op, (unsigned long long)dice.s, #cond,                         \
 				 kt_status_name((t).status), kt_code_name((t).error.code), (t).error.msg);             \
 	} while (0)
 
@@ -1164,21 +1154,10 @@ static void kept_before_it_is_replaced(void **state)
 	assert_true(replaced * stride() > CUTS);
 }
 
-static int make(void **state)
+static int quiet(void **state)
 {
-	(void)state;
 	kt_log_setup(KT_LOG_ERROR, STDERR_FILENO);
-	disk = sim_disk_new();
-	sim_disk_use(disk);
-	return 0;
-}
-
-static int drop(void **state)
-{
-	(void)state;
-	sim_disk_use(NULL);
-	sim_disk_free(disk);
-	return 0;
+	return disk_make(state);
 }
 
 int main(void)
@@ -1206,5 +1185,5 @@ int main(void)
 		cmocka_unit_test(paths_that_are_too_long),
 		cmocka_unit_test(keys_are_not_used_twice),
 	};
-	return cmocka_run_group_tests(tests, make, drop);
+	return cmocka_run_group_tests(tests, quiet, disk_drop);
 }

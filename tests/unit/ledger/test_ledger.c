@@ -9,38 +9,12 @@
 
 #include "base/file.h"
 #include "orchestrator/ledger/ledger.h"
-#include "tests/sim/chance.h"
-#include "tests/sim/disk.h"
+#include "tests/sim/disktest.h"
 
 #define FOLDER "/sim"
 #define FILE_PATH "/sim/ledger.json"
 
 enum { SEEDS = 8 };
-
-static sim_disk *disk;
-
-static int make(void **state)
-{
-	(void)state;
-	disk = sim_disk_new();
-	sim_disk_use(disk);
-	return 0;
-}
-
-static int drop(void **state)
-{
-	(void)state;
-	sim_disk_use(NULL);
-	sim_disk_free(disk);
-	return 0;
-}
-
-static int fresh(void **state)
-{
-	(void)state;
-	sim_disk_reset(disk);
-	return 0;
-}
 
 static const kt_ledger_new key = {.id = "0a0b",
 				  .label = "looker",
@@ -271,10 +245,13 @@ static void a_full_disk(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup(transitions, fresh),    cmocka_unit_test_setup(what_is_saved_is_read, fresh),
-		cmocka_unit_test_setup(another_format, fresh), cmocka_unit_test_setup(every_byte, fresh),
-		cmocka_unit_test_setup(power_cuts, fresh),     cmocka_unit_test_setup(a_failing_disk, fresh),
-		cmocka_unit_test_setup(a_full_disk, fresh),
+		cmocka_unit_test_setup(transitions, disk_fresh),
+		cmocka_unit_test_setup(what_is_saved_is_read, disk_fresh),
+		cmocka_unit_test_setup(another_format, disk_fresh),
+		cmocka_unit_test_setup(every_byte, disk_fresh),
+		cmocka_unit_test_setup(power_cuts, disk_fresh),
+		cmocka_unit_test_setup(a_failing_disk, disk_fresh),
+		cmocka_unit_test_setup(a_full_disk, disk_fresh),
 	};
-	return cmocka_run_group_tests(tests, make, drop);
+	return cmocka_run_group_tests(tests, disk_make, disk_drop);
 }

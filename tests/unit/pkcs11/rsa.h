@@ -12,20 +12,20 @@
 #include "pkcs11/internal.h"
 #include "pkcs11/wrap.h"
 
-static inline kt_token_node_key rsa_import_public(kt_token *t, EVP_PKEY *key)
+static inline kt_token_node_key rsa_import_public(kt_token *into, EVP_PKEY *key)
 {
 	kt_err err = KT_ERR_INIT;
 	kt_token_node_key node;
 	unsigned char *der = NULL;
 	int n = i2d_PUBKEY(key, &der);
 	assert_true(n > 0);
-	assert_kt_ok(kt_token_import_node_key(t, der, (size_t)n, &node, &err));
+	assert_kt_ok(kt_token_import_node_key(into, der, (size_t)n, &node, &err));
 	OPENSSL_free(der);
 	return node;
 }
 
 /* The private half, which may unwrap. */
-static inline CK_OBJECT_HANDLE rsa_import_private(kt_token *t, EVP_PKEY *key)
+static inline CK_OBJECT_HANDLE rsa_import_private(kt_token *into, EVP_PKEY *key)
 {
 	static const struct {
 		CK_ATTRIBUTE_TYPE type;
@@ -58,7 +58,7 @@ static inline CK_OBJECT_HANDLE rsa_import_private(kt_token *t, EVP_PKEY *key)
 		kt_p11_template_add(&tpl, parts[i].type, value[i], (size_t)BN_bn2bin(n, value[i]));
 		BN_clear_free(n);
 	}
-	assert_kt_ok(P11(t, &err, C_CreateObject, t->session, tpl.a, tpl.n, &h));
+	assert_kt_ok(P11(into, &err, C_CreateObject, into->session, tpl.a, tpl.n, &h));
 	return h;
 }
 

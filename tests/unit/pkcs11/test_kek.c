@@ -4,29 +4,17 @@
 #include <string.h>
 
 #include "pkcs11/wrap.h"
-#include "tests/unit/pkcs11/shim.h"
-#include "tests/unit/pkcs11/softhsm.h"
+#include "tests/unit/pkcs11/opened.h"
 
-static kt_token *t;
-static shim_control *shim;
 static kt_token_key cmk;
 
-static int open_token(void **state)
+static int open_cmk(void **state)
 {
-	(void)state;
 	kt_err err = KT_ERR_INIT;
 	const kt_token_key_name name = {.label = "cmk"};
-	shim = shim_get(softhsm_shim());
-	assert_kt_ok(kt_token_open(softhsm_shim_uri(), &t, &err));
+	(void)open_token(state);
 	if (kt_token_find_wrapping_key(t, &name, &cmk, &err) != KT_OK)
 		assert_kt_ok(kt_token_create_wrapping_key(t, &name, &cmk, &err));
-	return 0;
-}
-
-static int close_token(void **state)
-{
-	(void)state;
-	kt_token_close(t);
 	return 0;
 }
 
@@ -101,9 +89,9 @@ static void failures_leave_nothing(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(made_and_exported_are_the_same, open_token, close_token),
-		cmocka_unit_test_setup_teardown(imported_and_exported_are_the_same, open_token, close_token),
-		cmocka_unit_test_setup_teardown(failures_leave_nothing, open_token, close_token),
+		cmocka_unit_test_setup_teardown(made_and_exported_are_the_same, open_cmk, close_token),
+		cmocka_unit_test_setup_teardown(imported_and_exported_are_the_same, open_cmk, close_token),
+		cmocka_unit_test_setup_teardown(failures_leave_nothing, open_cmk, close_token),
 	};
 	return cmocka_run_group_tests(tests, softhsm_start, softhsm_stop);
 }

@@ -9,29 +9,9 @@
 #include "pkcs11/internal.h"
 #include "pkcs11/key.h"
 #include "pkcs11/mac.h"
-#include "tests/unit/pkcs11/shim.h"
-#include "tests/unit/pkcs11/softhsm.h"
+#include "tests/unit/pkcs11/opened.h"
 
-static kt_token *t;
-static shim_control *shim;
 static const uint8_t id1[] = {0, 1, 2, 0xff}, id2[] = {9};
-
-static int open_token(void **state)
-{
-	(void)state;
-	kt_err err = KT_ERR_INIT;
-	shim = shim_get(softhsm_shim());
-	assert_kt_ok(kt_token_open(softhsm_shim_uri(), &t, &err));
-	return 0;
-}
-
-static int close_token(void **state)
-{
-	(void)state;
-	*shim = (shim_control){.objects = shim->objects, .sessions = shim->sessions};
-	kt_token_close(t);
-	return 0;
-}
 
 static CK_BBOOL flag(CK_OBJECT_HANDLE h, CK_ATTRIBUTE_TYPE type)
 {

@@ -5,29 +5,9 @@
 
 #include "pkcs11/internal.h"
 #include "pkcs11/probe.h"
-#include "tests/unit/pkcs11/shim.h"
-#include "tests/unit/pkcs11/softhsm.h"
+#include "tests/unit/pkcs11/opened.h"
 
-static kt_token *t;
-static shim_control *shim;
 static kt_probe_report report;
-
-static int open_token(void **state)
-{
-	(void)state;
-	kt_err err = KT_ERR_INIT;
-	shim = shim_get(softhsm_shim());
-	assert_kt_ok(kt_token_open(softhsm_shim_uri(), &t, &err));
-	return 0;
-}
-
-static int close_token(void **state)
-{
-	(void)state;
-	kt_token_close(t);
-	assert_int_equal(shim->sessions, 0);
-	return 0;
-}
 
 static void probe(void)
 {

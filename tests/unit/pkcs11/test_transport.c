@@ -9,31 +9,11 @@
 
 #include "pkcs11/internal.h"
 #include "pkcs11/transport.h"
-#include "tests/unit/pkcs11/shim.h"
-#include "tests/unit/pkcs11/softhsm.h"
+#include "tests/unit/pkcs11/opened.h"
 
-static kt_token *t;
-static shim_control *shim;
 /* The one pair of this name is made by the first test and destroyed by the last: making one takes valgrind half a
  * minute. */
 static const kt_token_key_name name = {.label = "transport"};
-
-static int open_token(void **state)
-{
-	(void)state;
-	kt_err err = KT_ERR_INIT;
-	shim = shim_get(softhsm_shim());
-	assert_kt_ok(kt_token_open(softhsm_shim_uri(), &t, &err));
-	return 0;
-}
-
-static int close_token(void **state)
-{
-	(void)state;
-	*shim = (shim_control){.objects = shim->objects, .sessions = shim->sessions};
-	kt_token_close(t);
-	return 0;
-}
 
 static kt_token_transport the_pair(void)
 {

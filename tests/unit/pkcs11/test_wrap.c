@@ -13,12 +13,9 @@
 #include "pkcs11/internal.h"
 #include "pkcs11/mac.h"
 #include "pkcs11/wrap.h"
+#include "tests/unit/pkcs11/opened.h"
 #include "tests/unit/pkcs11/rsa.h"
-#include "tests/unit/pkcs11/shim.h"
-#include "tests/unit/pkcs11/softhsm.h"
 
-static kt_token *t;
-static shim_control *shim;
 static EVP_PKEY *pair; /* a node's transport key */
 
 static const kt_blob_address to_escrow = {.purpose = KT_BLOB_ESCROW, .run = "R1"};
@@ -37,23 +34,6 @@ static int stop(void **state)
 {
 	EVP_PKEY_free(pair);
 	return softhsm_stop(state);
-}
-
-static int open_token(void **state)
-{
-	(void)state;
-	kt_err err = KT_ERR_INIT;
-	shim = shim_get(softhsm_shim());
-	assert_kt_ok(kt_token_open(softhsm_shim_uri(), &t, &err));
-	return 0;
-}
-
-static int close_token(void **state)
-{
-	(void)state;
-	kt_token_close(t);
-	assert_int_equal(shim->sessions, 0);
-	return 0;
 }
 
 static kt_token_key wrapping_key(const char *label)
