@@ -112,7 +112,7 @@ static kt_code leave(void *arg, const char *name, uint8_t *head, size_t total, k
 	return KT_OK;
 }
 
-static kt_code time_walk(const char *path, kt_db_head_fn *fn, pair *p, int64_t items, double *rate, kt_err *err)
+static kt_code time_walk(const char *path, kt_db_edit_fn *fn, pair *p, int64_t items, double *rate, kt_err *err)
 {
 	kt_db *db;
 	int64_t count = 0;
@@ -120,7 +120,7 @@ static kt_code time_walk(const char *path, kt_db_head_fn *fn, pair *p, int64_t i
 	double start = now();
 	kt_code rc = kt_db_begin(db, true, err);
 	if (rc == KT_OK)
-		rc = kt_db_item_edit_heads(db, KT_ENVELOPE_HEAD_LEN, KT_ENVELOPE_FIXED_LEN, fn, p, &count, err);
+		rc = kt_db_item_edit(db, KT_ENVELOPE_HEAD_LEN, KT_ENVELOPE_FIXED_LEN, fn, p, &count, err);
 	if (rc == KT_OK)
 		rc = kt_db_commit(db, err);
 	*rate = (double)items / (now() - start);
@@ -138,7 +138,7 @@ static kt_code check(const char *path, kt_envelope_ctx *ctx, double *rate, kt_er
 	kt_verify_report report;
 	KT_TRY(kt_db_open(path, KT_DB_LOOK, 1000, &db, err));
 	double start = now();
-	kt_code rc = kt_verify_items(db, ctx, false, &report, err);
+	kt_code rc = kt_verify_items(db, ctx, false, NULL, &report, err);
 	*rate = (double)report.items / (now() - start);
 	if (rc == KT_OK)
 		rc = kt_verify_judge(&report, err);

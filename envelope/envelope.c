@@ -299,14 +299,10 @@ kt_code kt_envelope_seal(kt_envelope_ctx *ctx, const char *name, const void *pla
 	return rc;
 }
 
-kt_code kt_envelope_open(kt_envelope_ctx *ctx, const char *name, const void *envelope, size_t len, kt_buf *out,
-			 kt_err *err)
+/* The content of a parsed envelope into `out`, which has room for it and may be where it stands. */
+static kt_code open_content(kt_envelope_ctx *ctx, const char *name, const uint8_t *e, size_t n, uint8_t *out,
+			    kt_err *err)
 {
-	const uint8_t *e = envelope;
-	KT_TRY(check_name(name, err));
-	KT_TRY(parse(e, len, err));
-	size_t n = len - KT_ENVELOPE_OVERHEAD;
-	KT_TRY(kt_buf_reserve(out, n, err));
 	KT_TRY(unwrap_dek(ctx, name, e, err));
 	gcm_job job = {.nonce = e + AT_CONTENT_NONCE,
 		       .head = e,
@@ -314,18 +310,43 @@ kt_code kt_envelope_open(kt_envelope_ctx *ctx, const char *name, const void *env
 		       .name = name,
 		       .in = e + AT_CONTENT,
 		       .len = n,
-		       .out = out->data + out->len};
+		       .out = out};
 	int good = gcm_decrypt(ctx->open, &ctx->dek, &job, e + AT_CONTENT + n);
 	OPENSSL_cleanse(ctx->dek.data, DEK_LEN);
-	if (good != 1)
-		OPENSSL_cleanse(out->data + out->len, n);
-	else
-		out->len += n;
-	out->data[out->len] = '\0';
 	if (good == 1)
 		return KT_OK;
+	OPENSSL_cleanse(out, n);
 	return kt_fail(err, KT_E_INPUT, "restore the item from a backup",
 		       "envelope: its content was altered (tag at offset %zu)", AT_CONTENT + n);
+}
+
+kt_code kt_envelope_open(kt_envelope_ctx *ctx, const char *name, const void *envelope, size_t len, kt_buf *out,
+			 kt_err *err)
+{
+	KT_TRY(check_name(name, err));
+	KT_TRY(parse(envelope, len, err));
+	size_t n = len - KT_ENVELOPE_OVERHEAD;
+	KT_TRY(kt_buf_reserve(out, n, err));
+	kt_code rc = open_content(ctx, name, envelope, n, out->data + out->len, err);
+	if (rc == KT_OK)
+		out->len += n;
+	out->data[out->len] = '\0';
+	return rc;
+}
+
+kt_code kt_envelope_reseal(kt_envelope_ctx *from, kt_envelope_ctx *to, const char *name, uint8_t *envelope, size_t len,
+			   kt_err *err)
+{
+	KT_TRY(check_name(name, err));
+	KT_TRY(parse(envelope, len, err));
+	size_t n = len - KT_ENVELOPE_OVERHEAD;
+	uint8_t *content = envelope + AT_CONTENT;
+	KT_TRY(open_content(from, name, envelope, n, content, err));
+	kt_code rc = fill(to, name, content, n, envelope, err);
+	OPENSSL_cleanse(to->dek.data, DEK_LEN);
+	if (rc != KT_OK)
+		OPENSSL_cleanse(content, n);
+	return rc;
 }
 
 kt_code kt_envelope_rewrap(kt_envelope_ctx *from, kt_envelope_ctx *to, const char *name,

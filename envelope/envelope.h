@@ -69,6 +69,14 @@ KT_MUST_CHECK kt_code kt_envelope_open(kt_envelope_ctx *ctx, const char *name, c
 KT_MUST_CHECK kt_code kt_envelope_rewrap(kt_envelope_ctx *from, kt_envelope_ctx *to, const char *name,
 					 uint8_t head[KT_ENVELOPE_HEAD_LEN], size_t total, kt_err *err);
 
+/*
+ * Seal the content of an envelope anew under a new DEK, nonce and id, and the KEK of `to`, in place: its length stays
+ * `len`. For a short while the content stands there in the clear. On failure the bytes at `envelope` are not to be
+ * used: they are neither the old envelope nor a new one. Errors as kt_envelope_open.
+ */
+KT_MUST_CHECK kt_code kt_envelope_reseal(kt_envelope_ctx *from, kt_envelope_ctx *to, const char *name,
+					 uint8_t *envelope, size_t len, kt_err *err);
+
 /* Parse strictly, without any key: magic, version, algorithm, reserved bits, lengths. KT_E_INPUT with the offset. */
 KT_MUST_CHECK kt_code kt_envelope_inspect(const void *envelope, size_t len, kt_envelope_info *info, kt_err *err);
 

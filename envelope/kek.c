@@ -114,20 +114,33 @@ static kt_code append_record(const kt_kek *kek, int64_t created_ms, const kt_buf
 	return rc;
 }
 
+static kt_code append_wrapped(const kt_kek *kek, int64_t created_ms, const kt_blob *blob, kt_buf *record, kt_err *err)
+{
+	kt_buf text = KT_BUF_INIT;
+	kt_code rc = kt_blob_to_text(blob, &text, err);
+	if (rc == KT_OK)
+		rc = append_record(kek, created_ms, &text, record, err);
+	kt_buf_free(&text);
+	return rc;
+}
+
+kt_code kt_kek_wrap(const kt_kek *kek, kt_keystore *cmk, int64_t created_ms, kt_buf *record, kt_err *err)
+{
+	kt_blob blob = {0};
+	KT_TRY(kt_keystore_wrap_kek(cmk, &kek->key, &blob, err));
+	return append_wrapped(kek, created_ms, &blob, record, err);
+}
+
 kt_code kt_kek_make(kt_keystore *cmk, uint32_t generation, int64_t created_ms, kt_kek *kek, kt_buf *record, kt_err *err)
 {
 	*kek = KT_KEK_INIT;
 	kt_blob blob = {0};
-	kt_buf text = KT_BUF_INIT;
 	kt_code rc = kt_keystore_new_kek(cmk, &kek->key, &blob, err);
 	if (rc == KT_OK && RAND_bytes(kek->id, KT_KEK_ID_LEN) != 1)
 		rc = kt_fail(err, KT_E_INTERNAL, NULL, "the random generator failed");
 	kek->generation = generation;
 	if (rc == KT_OK)
-		rc = kt_blob_to_text(&blob, &text, err);
-	if (rc == KT_OK)
-		rc = append_record(kek, created_ms, &text, record, err);
-	kt_buf_free(&text);
+		rc = append_wrapped(kek, created_ms, &blob, record, err);
 	if (rc != KT_OK)
 		kt_kek_free(kek);
 	return rc;

@@ -46,6 +46,9 @@ typedef struct kt_kek_info {
  */
 KT_MUST_CHECK kt_code kt_kek_make(kt_keystore *cmk, uint32_t generation, int64_t created_ms, kt_kek *kek,
 				  kt_buf *record, kt_err *err);
+/* The record of a KEK that is there already, wrapped by another CMK (it keeps its id and generation), appended to
+ * `record`. `created_ms`: of the record. Errors of the keystore pass by. */
+KT_MUST_CHECK kt_code kt_kek_wrap(const kt_kek *kek, kt_keystore *cmk, int64_t created_ms, kt_buf *record, kt_err *err);
 /* Wipe and free; NULL and KT_KEK_INIT are fine. */
 void kt_kek_free(kt_kek *kek);
 

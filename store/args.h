@@ -9,7 +9,7 @@
 typedef struct kt_store_args {
 	const char *program; /* argv[0] */
 	const char *verb;
-	const char *config, *database, *creds; /* NULL: not given */
+	const char *config, *database, *creds, *depth; /* NULL: not given */
 	bool help, json, foreground, content;
 	int64_t count, size, timeout_s;
 	int words; /* what follows the verb */

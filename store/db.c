@@ -418,19 +418,31 @@ kt_code kt_db_item_names(kt_db *db, kt_db_item_fn *fn, void *arg, kt_err *err)
 	return each(db, false, fn, arg, err);
 }
 
-/* Read the head of one envelope, have it edited, write it back. */
-static kt_code edit_head(kt_db *db, sqlite3_blob *blob, const char *name, kt_buf *head, size_t from, kt_db_head_fn *fn,
-			 void *arg, kt_err *err)
+/* How to edit: the first `len` bytes from `from` on, in `head`, which grows to what an envelope needs. */
+typedef struct edit {
+	size_t len, from;
+	kt_db_edit_fn *fn;
+	void *arg;
+	kt_buf head;
+} edit;
+
+/* What of one envelope is edited: read, have it edited, write it back. */
+static kt_code edit_one(kt_db *db, sqlite3_blob *blob, const char *name, edit *e, kt_err *err)
 {
 	size_t total = (size_t)sqlite3_blob_bytes(blob);
-	size_t n = total < head->len ? total : head->len;
-	memset(head->data, 0, head->len);
-	if (sqlite3_blob_read(blob, head->data, (int)n, 0) != SQLITE_OK)
+	size_t n = total < e->len ? total : e->len;
+	kt_buf_clear(&e->head);
+	KT_TRY(kt_buf_reserve(&e->head, e->len == KT_DB_WHOLE ? total : e->len, err));
+	if (n < e->len && e->len != KT_DB_WHOLE)
+		memset(e->head.data + n, 0, e->len - n);
+	if (sqlite3_blob_read(blob, e->head.data, (int)n, 0) != SQLITE_OK)
 		return failed(db, "an envelope cannot be read", err);
-	kt_code rc = fn(arg, name, head->data, total, err);
+	e->head.len = n;
+	kt_code rc = e->fn(e->arg, name, e->head.data, total, err);
 	if (rc != KT_OK)
 		return kt_err_prefix(err, rc, "%s: item \"%s\"", db->path, name);
-	if (n > from && sqlite3_blob_write(blob, head->data + from, (int)(n - from), (int)from) != SQLITE_OK)
+	if (n > e->from &&
+	    sqlite3_blob_write(blob, e->head.data + e->from, (int)(n - e->from), (int)e->from) != SQLITE_OK)
 		return failed(db, "an envelope cannot be written", err);
 	return KT_OK;
 }
@@ -447,8 +459,7 @@ static kt_code move_blob(kt_db *db, int64_t id, const char *name, sqlite3_blob *
 	return failed(db, "an envelope cannot be opened", err);
 }
 
-static kt_code edit_rows(kt_db *db, sqlite3_stmt *s, sqlite3_blob **blob, kt_buf *head, size_t from, kt_db_head_fn *fn,
-			 void *arg, int64_t *count, kt_err *err)
+static kt_code edit_rows(kt_db *db, sqlite3_stmt *s, sqlite3_blob **blob, edit *e, int64_t *count, kt_err *err)
 {
 	int step;
 	while ((step = sqlite3_step(s)) == SQLITE_ROW) {
@@ -458,29 +469,25 @@ static kt_code edit_rows(kt_db *db, sqlite3_stmt *s, sqlite3_blob **blob, kt_buf
 			return kt_fail(err, KT_E_INPUT, "restore the item from a backup",
 				       "%s: the name of the item in row %lld is not a text", db->path, (long long)id);
 		KT_TRY(move_blob(db, id, name, blob, err));
-		KT_TRY(edit_head(db, *blob, name, head, from, fn, arg, err));
+		KT_TRY(edit_one(db, *blob, name, e, err));
 		(*count)++;
 	}
 	return step == SQLITE_DONE ? KT_OK : failed(db, "the items cannot be read", err);
 }
 
-kt_code kt_db_item_edit_heads(kt_db *db, size_t head_len, size_t from, kt_db_head_fn *fn, void *arg, int64_t *count,
-			      kt_err *err)
+kt_code kt_db_item_edit(kt_db *db, size_t head_len, size_t from, kt_db_edit_fn *fn, void *arg, int64_t *count,
+			kt_err *err)
 {
 	sqlite3_stmt *s = NULL;
 	sqlite3_blob *blob = NULL;
-	kt_buf head = KT_BUF_INIT;
+	edit e = {.len = head_len, .from = from, .fn = fn, .arg = arg};
 	*count = 0;
 	KT_TRY(get_statement(db, ITEM_NAMES, &s, err));
-	kt_code rc = kt_buf_reserve(&head, head_len, err);
-	if (rc == KT_OK) {
-		head.len = head_len;
-		rc = edit_rows(db, s, &blob, &head, from, fn, arg, count, err);
-	}
+	kt_code rc = edit_rows(db, s, &blob, &e, count, err);
 	if (sqlite3_blob_close(blob) != SQLITE_OK && rc == KT_OK)
 		rc = failed(db, "an envelope cannot be written", err);
 	(void)sqlite3_reset(s);
-	kt_buf_free(&head);
+	kt_buf_free(&e.head);
 	return rc;
 }
 

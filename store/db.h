@@ -12,6 +12,7 @@
 #define KT_STORE_DB_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/buf.h"
 
@@ -67,13 +68,15 @@ KT_MUST_CHECK kt_code kt_db_item_each(kt_db *db, kt_db_item_fn *fn, void *arg, k
 KT_MUST_CHECK kt_code kt_db_item_names(kt_db *db, kt_db_item_fn *fn, void *arg, kt_err *err);
 
 /*
- * Edit the first `head_len` bytes of every envelope in place: `fn` gets them and the whole length, and what it leaves
- * from `from` on is written back. Envelopes keep their length, so this touches only the pages that hold the heads. In a
- * write transaction. *count is the number of items edited. A row that cannot be an item is KT_E_INPUT with its name.
+ * Edit every envelope in place: `fn` gets its first `head_len` bytes (KT_DB_WHOLE: all of it) and the whole length, and
+ * what it leaves from `from` on is written back. Envelopes keep their length, so that a small head touches only the
+ * pages that hold the heads. In a write transaction. *count is the number of items edited. A row that cannot be an item
+ * is KT_E_INPUT with its name.
  */
-typedef kt_code kt_db_head_fn(void *arg, const char *name, uint8_t *head, size_t total, kt_err *err);
-KT_MUST_CHECK kt_code kt_db_item_edit_heads(kt_db *db, size_t head_len, size_t from, kt_db_head_fn *fn, void *arg,
-					    int64_t *count, kt_err *err);
+#define KT_DB_WHOLE SIZE_MAX
+typedef kt_code kt_db_edit_fn(void *arg, const char *name, uint8_t *head, size_t total, kt_err *err);
+KT_MUST_CHECK kt_code kt_db_item_edit(kt_db *db, size_t head_len, size_t from, kt_db_edit_fn *fn, void *arg,
+				      int64_t *count, kt_err *err);
 
 /* A node's row. In kt_db_node_each the texts are valid during the call only. */
 typedef struct kt_db_node {

@@ -16,7 +16,8 @@ enum {
 	TAKES_FOREGROUND = 2,
 	TAKES_CONTENT = 4,
 	TAKES_FILL = 8,
-	TAKES_TIMEOUT = 16
+	TAKES_TIMEOUT = 16,
+	TAKES_DEPTH = 32
 };
 
 typedef struct verb {
@@ -39,20 +40,26 @@ static const verb verbs[] = {
 	 kt_verb_verify},
 	{"fill", "--count N --size BYTES", "make test items with a content that verify --content can check",
 	 TAKES_DATABASE | TAKES_FILL, 0, 0, false, kt_verb_fill},
-	{"rekey", "[-d FILE]", "turn the data from the _SOURCE to the _DESTINATION key", TAKES_DATABASE, 0, 0, false,
-	 kt_verb_rekey},
+	{"rekey", "[--depth D] [-d FILE]", "turn the data from the _SOURCE to the _DESTINATION key",
+	 TAKES_DATABASE | TAKES_DEPTH, 0, 0, false, kt_verb_rekey},
 	{"probe", "[-d FILE]", "which key opens the data: old, new, both, mixed or none", TAKES_DATABASE, 0, 0, false,
 	 kt_verb_probe},
 };
 enum { VERBS = sizeof verbs / sizeof verbs[0] };
 
-static const struct option options[] = {
-	{"help", no_argument, NULL, 'h'},           {"version", no_argument, NULL, 'V'},
-	{"json", no_argument, NULL, 'j'},           {"config", required_argument, NULL, 'c'},
-	{"database", required_argument, NULL, 'D'}, {"internal-db-creds", required_argument, NULL, 'd'},
-	{"foreground", no_argument, NULL, 'f'},     {"content", no_argument, NULL, 'C'},
-	{"count", required_argument, NULL, 'n'},    {"size", required_argument, NULL, 's'},
-	{"timeout", required_argument, NULL, 't'},  {0}};
+static const struct option options[] = {{"help", no_argument, NULL, 'h'},
+					{"version", no_argument, NULL, 'V'},
+					{"json", no_argument, NULL, 'j'},
+					{"config", required_argument, NULL, 'c'},
+					{"database", required_argument, NULL, 'D'},
+					{"internal-db-creds", required_argument, NULL, 'd'},
+					{"foreground", no_argument, NULL, 'f'},
+					{"content", no_argument, NULL, 'C'},
+					{"count", required_argument, NULL, 'n'},
+					{"size", required_argument, NULL, 's'},
+					{"timeout", required_argument, NULL, 't'},
+					{"depth", required_argument, NULL, 'p'},
+					{0}};
 
 static const char common_help[] =
 	"  --config FILE     the configuration (else $KEYTURN_STORE_CONFIG, store.json beside the program or here)\n"
@@ -62,6 +69,12 @@ static const char common_help[] =
 static const char database_help[] =
 	"  --database FILE   look at this database instead, for instance a restored backup (no cache, no log)\n"
 	"  -d FILE, --internal-db-creds=FILE   take the database from a credentials file (dialect: sqlite)\n";
+
+static const char depth_help[] =
+	"  --depth D         how deep to turn: cmk (the KEK is wrapped anew: at once; whoever had the old master key "
+	"and\n"
+	"                    an old database has the KEK still), kek (the default: a new KEK, every data key wrapped\n"
+	"                    anew), data (every item encrypted anew under a new data key: after a compromise)\n";
 
 static kt_code help_all(kt_err *err)
 {
@@ -80,6 +93,8 @@ static kt_code help_verb(const verb *v, kt_err *err)
 {
 	KT_TRY(kt_store_print(err, "usage: keyturn-store %s %s\n\n%s\n\n%s", v->name, v->arguments, v->summary,
 			      common_help));
+	if (v->takes & TAKES_DEPTH)
+		KT_TRY(kt_store_print(err, "%s", depth_help));
 	return v->takes & TAKES_DATABASE ? kt_store_print(err, "%s", database_help) : KT_OK;
 }
 
@@ -111,6 +126,8 @@ static int needs(int option)
 		return TAKES_FILL;
 	case 't':
 		return TAKES_TIMEOUT;
+	case 'p':
+		return TAKES_DEPTH;
 	default:
 		return 0;
 	}
@@ -142,6 +159,9 @@ static kt_code take_option(kt_store_args *a, int option, const char *value, bool
 		return KT_OK;
 	case 'C':
 		a->content = true;
+		return KT_OK;
+	case 'p':
+		a->depth = value;
 		return KT_OK;
 	case 'n':
 		return number("--count", value, 1, 100000000, &a->count, err);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The verb rekey. One transaction: a new KEK under the destination's CMK, every DEK moved to it, every item opened with
- * what was written; so a kill at any moment leaves the old state or the new one, never a mixture.
+ * The verb rekey. One transaction at every depth: a KEK under the destination's CMK, the items moved to it, every item
+ * opened with what was written; so a kill at any moment leaves the old state or the new one, never a mixture, and there
+ * is nothing to resume. Its price is a rollback journal of the size of what is rewritten; memory stays the same.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -20,7 +21,17 @@
 
 enum { DELAY_MAX_MS = 600 * 1000 };
 
-typedef struct rekey {
+typedef struct rekey rekey;
+
+/* How deep to turn. Depths differ in which KEK the new record holds, and in what is done to each item. */
+typedef struct depth {
+	const char *name, *doing;
+	kt_code (*kek)(rekey *r, kt_kek *kek, kt_buf *record, kt_err *err); /* and its record under the destination */
+	kt_db_edit_fn *edit;                                                /* NULL: the items stay as they are */
+	size_t head_len, from;                                              /* of an envelope: kt_db_item_edit */
+} depth;
+
+struct rekey {
 	const kt_store_config *cfg;
 	kt_db *db;
 	kt_keystore *from, *to;
@@ -28,9 +39,11 @@ typedef struct rekey {
 	kt_envelope_ctx *old_ctx, *new_ctx;
 	kt_kek_info old_kek, new_kek;
 	int64_t epoch; /* before */
-	int64_t items;
+	int64_t items, opened;
 	size_t uncached;
-} rekey;
+	const depth *depth;
+	kt_progress progress;
+};
 
 static kt_code same_key(kt_err *err)
 {
@@ -84,44 +97,109 @@ static kt_code open_source(rekey *r, kt_err *err)
 	return rc == KT_OK ? check_plain(r, err) : kt_err_prefix(err, rc, "source");
 }
 
+static kt_code new_kek(rekey *r, kt_kek *kek, kt_buf *record, kt_err *err)
+{
+	if (r->old_kek.generation == UINT32_MAX)
+		return kt_fail(err, KT_E_INPUT, NULL, "the generation of the KEK cannot go up any more");
+	return kt_kek_make(r->to, r->old_kek.generation + 1, kt_clock_wall_ms(), kek, record, err);
+}
+
+static kt_code same_kek(rekey *r, kt_kek *kek, kt_buf *record, kt_err *err)
+{
+	KT_TRY(kt_kek_open(r->record.data, r->record.len, r->from, kek, err));
+	kt_code rc = kt_kek_wrap(kek, r->to, r->old_kek.created_ms, record, err);
+	return rc == KT_OK ? rc : kt_err_prefix(err, rc, "the KEK cannot be wrapped by the destination");
+}
+
 static kt_code rewrap_one(void *arg, const char *name, uint8_t *head, size_t total, kt_err *err)
 {
 	rekey *r = arg;
+	kt_progress_step(&r->progress);
 	return kt_envelope_rewrap(r->old_ctx, r->new_ctx, name, head, total, err);
+}
+
+static kt_code reseal_one(void *arg, const char *name, uint8_t *envelope, size_t len, kt_err *err)
+{
+	rekey *r = arg;
+	kt_progress_step(&r->progress);
+	return kt_envelope_reseal(r->old_ctx, r->new_ctx, name, envelope, len, err);
+}
+
+static const depth depths[] = {
+	{"kek", "wrapping data keys anew", new_kek, rewrap_one, KT_ENVELOPE_HEAD_LEN, KT_ENVELOPE_FIXED_LEN},
+	{"cmk", "", same_kek, NULL, 0, 0},
+	{"data", "encrypting anew", new_kek, reseal_one, KT_DB_WHOLE, 0},
+};
+
+/* The first is the default. */
+static kt_code find_depth(const char *name, const depth **out, kt_err *err)
+{
+	for (size_t i = 0; i < sizeof depths / sizeof depths[0]; i++)
+		if (!name || strcmp(depths[i].name, name) == 0) {
+			*out = &depths[i];
+			return KT_OK;
+		}
+	return kt_fail(err, KT_E_USAGE, "keyturn-store rekey --help", "--depth: cmk, kek or data is expected");
 }
 
 static kt_code replace_kek(rekey *r, kt_err *err)
 {
-	kt_kek kek;
-	if (r->old_kek.generation == UINT32_MAX)
-		return kt_fail(err, KT_E_INPUT, NULL, "the generation of the KEK cannot go up any more");
-	kt_buf_clear(&r->record);
-	KT_TRY(kt_kek_make(r->to, r->old_kek.generation + 1, kt_clock_wall_ms(), &kek, &r->record, err));
-	kt_code rc = kt_envelope_ctx_new(&kek, &r->new_ctx, err);
-	kt_kek_free(&kek);
+	kt_kek kek = KT_KEK_INIT;
+	kt_buf record = KT_BUF_INIT;
+	kt_code rc = r->depth->kek(r, &kek, &record, err);
 	if (rc == KT_OK)
-		rc = kt_db_kek_replace(r->db, r->old_kek.generation + 1, &r->record, err);
+		rc = kt_envelope_ctx_new(&kek, &r->new_ctx, err);
+	if (rc == KT_OK)
+		rc = kt_db_kek_replace(r->db, kek.generation, &record, err);
 	if (rc == KT_OK)
 		rc = kt_db_set_epoch(r->db, r->epoch + 1, err);
+	kt_kek_free(&kek);
+	kt_buf_free(&record);
 	return rc;
 }
 
-/* With nothing but what was written and the destination's key. */
+static kt_code turn_items(rekey *r, kt_err *err)
+{
+	int64_t edited;
+	KT_TRY(kt_db_item_count(r->db, &r->items, err));
+	if (!r->depth->edit)
+		return KT_OK;
+	kt_progress_begin(&r->progress, r->depth->doing, r->items);
+	KT_TRY(kt_db_item_edit(r->db, r->depth->head_len, r->depth->from, r->depth->edit, r, &edited, err));
+	kt_progress_end(&r->progress);
+	return edited == r->items ? KT_OK
+				  : kt_fail(err, KT_E_INTERNAL, NULL, "%lld items were moved, %lld are there",
+					    (long long)edited, (long long)r->items);
+}
+
+static kt_code check_items(rekey *r, kt_envelope_ctx *fresh, kt_err *err)
+{
+	kt_verify_report report;
+	kt_progress_begin(&r->progress, "opening", r->items);
+	KT_TRY(kt_verify_items(r->db, fresh, false, &r->progress, &report, err));
+	kt_progress_end(&r->progress);
+	KT_TRY(kt_verify_judge(&report, err));
+	r->opened = report.opened;
+	return r->opened == r->items ? KT_OK
+				     : kt_fail(err, KT_E_INTERNAL, NULL, "%lld items were moved, %lld open",
+					       (long long)r->items, (long long)r->opened);
+}
+
+/* With nothing but what was written and the destination's key. Where no item was touched, that the record holds the KEK
+ * that they are under says it all: its MAC is made with the KEK. */
 static kt_code check_written(rekey *r, kt_err *err)
 {
 	kt_envelope_ctx *fresh = NULL;
-	kt_verify_report report;
 	int64_t epoch;
 	kt_buf_clear(&r->record);
 	KT_TRY(kt_session_read_kek(r->db, &r->record, &r->new_kek, &epoch, err));
 	KT_TRY(kt_session_unlock(&r->record, r->to, &fresh, err));
-	kt_code rc = kt_verify_items(r->db, fresh, false, &report, err);
+	kt_code rc = KT_OK;
+	if (r->depth->edit)
+		rc = check_items(r, fresh, err);
+	else if (strcmp(r->new_kek.id, r->old_kek.id) != 0 || strcmp(r->new_kek.kcv, r->old_kek.kcv) != 0)
+		rc = kt_fail(err, KT_E_INTERNAL, NULL, "the new record holds another KEK");
 	kt_envelope_ctx_free(fresh);
-	if (rc == KT_OK)
-		rc = kt_verify_judge(&report, err);
-	if (rc == KT_OK && report.items != r->items)
-		rc = kt_fail(err, KT_E_INTERNAL, NULL, "%lld items were moved, %lld are there", (long long)r->items,
-			     (long long)report.items);
 	return rc;
 }
 
@@ -149,11 +227,10 @@ static kt_code turn(rekey *r, kt_err *err)
 	KT_TRY(kt_node_gate(r->db, r->cfg->live_window_seconds, err));
 	KT_TRY(kt_session_read_kek(r->db, &r->record, &r->old_kek, &r->epoch, err));
 	KT_TRY(open_source(r, err));
-	kt_logfile(KT_LOG_INFO, "crypt", "Starting rekey from master key KCV %s to %s", kt_keystore_kcv(r->from),
-		   kt_keystore_kcv(r->to));
+	kt_logfile(KT_LOG_INFO, "crypt", "Starting rekey (depth %s) from master key KCV %s to %s", r->depth->name,
+		   kt_keystore_kcv(r->from), kt_keystore_kcv(r->to));
 	KT_TRY(replace_kek(r, err));
-	KT_TRY(kt_db_item_edit_heads(r->db, KT_ENVELOPE_HEAD_LEN, KT_ENVELOPE_FIXED_LEN, rewrap_one, r, &r->items,
-				     err));
+	KT_TRY(turn_items(r, err));
 	KT_TRY(check_written(r, err));
 	return pause_for_tests(err);
 }
@@ -222,7 +299,9 @@ static kt_code fill_json(cJSON *o, const rekey *r, double seconds, kt_err *err)
 {
 	if (!o)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	KT_TRY(kt_json_add_str(o, "depth", r->depth->name, err));
 	KT_TRY(kt_json_add_int(o, "items", r->items, err));
+	KT_TRY(kt_json_add_int(o, "opened", r->opened, err));
 	KT_TRY(kt_json_add_int(o, "epoch", r->epoch + 1, err));
 	KT_TRY(add_side(o, "old", &r->old_kek, r->from, err));
 	KT_TRY(add_side(o, "new", &r->new_kek, r->to, err));
@@ -235,13 +314,16 @@ static kt_code print(const kt_store_args *args, const rekey *r, double seconds, 
 	if (!args->json)
 		return kt_store_print(
 			err,
-			"rekeyed %lld items in %.2f s, and every one of them opens with the new key\n"
+			"rekeyed %lld items (depth %s) in %.2f s%s\n"
 			"master key: %s (KCV %s) -> %s (KCV %s)\n"
 			"KEK: %s (KCV %s) -> %s (KCV %s), generation %u\n"
 			"the on-disk cache is invalid (%zu files removed): expect more load after the start\n",
-			(long long)r->items, seconds, kt_keystore_uri(r->from), kt_keystore_kcv(r->from),
-			kt_keystore_uri(r->to), kt_keystore_kcv(r->to), r->old_kek.id, r->old_kek.kcv, r->new_kek.id,
-			r->new_kek.kcv, r->new_kek.generation, r->uncached);
+			(long long)r->items, r->depth->name, seconds,
+			r->depth->edit ? ", and every one of them opens with the new key"
+				       : "; none of them was touched: `verify` opens them all",
+			kt_keystore_uri(r->from), kt_keystore_kcv(r->from), kt_keystore_uri(r->to),
+			kt_keystore_kcv(r->to), r->old_kek.id, r->old_kek.kcv, r->new_kek.id, r->new_kek.kcv,
+			r->new_kek.generation, r->uncached);
 	cJSON *o = cJSON_CreateObject();
 	kt_code rc = fill_json(o, r, seconds, err);
 	if (rc == KT_OK)
@@ -267,6 +349,7 @@ kt_code kt_verb_rekey(const kt_store_args *args, const kt_store_config *cfg, int
 {
 	rekey r = {.cfg = cfg};
 	(void)exit_code;
+	KT_TRY(find_depth(args->depth, &r.depth, err));
 	int64_t start = kt_clock_mono_ms();
 	KT_TRY(kt_logfile_open(cfg->log, err));
 	kt_code rc = check_local(cfg, err);

@@ -11,6 +11,7 @@ typedef struct walk {
 	kt_envelope_ctx *ctx;
 	bool content;
 	kt_buf plain, expect;
+	kt_progress *progress;
 	kt_verify_report *report;
 } walk;
 
@@ -44,6 +45,7 @@ static kt_code see(void *arg, const char *name, const void *envelope, size_t len
 	walk *w = arg;
 	kt_err why = KT_ERR_INIT;
 	w->report->items++;
+	kt_progress_step(w->progress);
 	if (bad) {
 		note(w->report, name, KT_E_INPUT, bad);
 		return KT_OK;
@@ -62,10 +64,11 @@ static kt_code see(void *arg, const char *name, const void *envelope, size_t len
 	return KT_OK;
 }
 
-kt_code kt_verify_items(kt_db *db, kt_envelope_ctx *ctx, bool content, kt_verify_report *report, kt_err *err)
+kt_code kt_verify_items(kt_db *db, kt_envelope_ctx *ctx, bool content, kt_progress *progress, kt_verify_report *report,
+			kt_err *err)
 {
 	*report = (kt_verify_report){0};
-	walk w = {.ctx = ctx, .content = content, .report = report};
+	walk w = {.ctx = ctx, .content = content, .progress = progress, .report = report};
 	kt_code rc = kt_db_item_each(db, see, &w, err);
 	kt_buf_free(&w.plain);
 	kt_buf_free(&w.expect);
@@ -146,7 +149,7 @@ static kt_code verify_in_transaction(kt_session *s, bool content, kt_verify_repo
 	KT_TRY(kt_db_begin(s->db, false, err));
 	kt_code rc = kt_session_check_epoch(s, err);
 	if (rc == KT_OK)
-		rc = kt_verify_items(s->db, s->ctx, content, r, err);
+		rc = kt_verify_items(s->db, s->ctx, content, NULL, r, err);
 	kt_db_rollback(s->db);
 	return rc;
 }

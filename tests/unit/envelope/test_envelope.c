@@ -249,6 +249,53 @@ static void failed_rewrap_changes_nothing(void **state)
 	kt_buf_free(&env);
 }
 
+static void reseal_changes_everything(void **state)
+{
+	(void)state;
+	static const char *const texts[] = {"", "content that is encrypted anew"};
+	for (size_t i = 0; i < 2; i++) {
+		kt_buf env = seal(a, "item", texts[i]), out = KT_BUF_INIT, before = KT_BUF_INIT;
+		assert_int_equal(kt_buf_append(&before, env.data, env.len, NULL), KT_OK);
+		assert_int_equal(kt_envelope_reseal(a, b, "item", env.data, env.len, NULL), KT_OK);
+		assert_memory_not_equal(env.data + 8, before.data + 8, 16);   /* id */
+		assert_memory_not_equal(env.data + 32, before.data + 32, 12); /* nonce */
+		assert_memory_not_equal(env.data + 72, before.data + 72, 32); /* wrapped DEK */
+		assert_memory_not_equal(env.data + 120, before.data + 120, env.len - 120);
+		assert_int_equal(open_it(a, "item", env.data, env.len, &out, NULL), KT_E_KEY);
+		assert_int_equal(open_it(b, "item", env.data, env.len, &out, NULL), KT_OK);
+		assert_string_equal(kt_buf_cstr(&out), texts[i]);
+		/* no part of one fits the other: head, fixed head, content with its tag */
+		static const size_t cut[] = {KT_ENVELOPE_FIXED_LEN, KT_ENVELOPE_HEAD_LEN};
+		for (size_t c = 0; c < 2; c++) {
+			memcpy(before.data, env.data, cut[c]);
+			assert_int_not_equal(open_it(b, "item", before.data, before.len, &out, NULL), KT_OK);
+		}
+		kt_buf_free(&env);
+		kt_buf_free(&before);
+		kt_buf_free(&out);
+	}
+}
+
+/* What does not open is not sealed anew, so no damage is ever made to look whole. */
+static void reseal_refuses_what_does_not_open(void **state)
+{
+	(void)state;
+	kt_buf env = seal(a, "item", "content"), work = KT_BUF_INIT;
+	for (size_t i = 0; i <= env.len; i++) {
+		kt_buf_clear(&work);
+		assert_int_equal(kt_buf_append(&work, env.data, env.len, NULL), KT_OK);
+		if (i < env.len)
+			work.data[i] ^= 1;
+		const char *name = i < env.len ? "item" : "other";
+		assert_int_not_equal(kt_envelope_reseal(a, b, name, work.data, work.len, NULL), KT_OK);
+		assert_null(memmem(work.data, work.len, "content", 7));
+	}
+	assert_int_equal(kt_envelope_reseal(b, a, "item", env.data, env.len, NULL), KT_E_KEY);
+	assert_int_equal(kt_envelope_reseal(a, b, "item", env.data, env.len - 1, NULL), KT_E_INPUT);
+	kt_buf_free(&env);
+	kt_buf_free(&work);
+}
+
 static void names_and_sizes_out_of_range(void **state)
 {
 	(void)state;
@@ -302,6 +349,8 @@ int main(void)
 		cmocka_unit_test(kek_id_is_bound),
 		cmocka_unit_test(rewrap_keeps_the_content),
 		cmocka_unit_test(failed_rewrap_changes_nothing),
+		cmocka_unit_test(reseal_changes_everything),
+		cmocka_unit_test(reseal_refuses_what_does_not_open),
 		cmocka_unit_test(names_and_sizes_out_of_range),
 		cmocka_unit_test(inspect_says_what_is_there),
 	};

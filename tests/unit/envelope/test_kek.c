@@ -56,6 +56,29 @@ static void round_trip(void **state)
 	kt_buf_free(&record);
 }
 
+static void moved_to_another_cmk(void **state)
+{
+	(void)state;
+	kt_kek made, opened;
+	kt_kek_info before, after;
+	kt_buf old = KT_BUF_INIT, record = KT_BUF_INIT;
+	assert_int_equal(kt_kek_make(one, 7, 1000, &made, &old, NULL), KT_OK);
+	assert_int_equal(kt_kek_wrap(&made, two, 1000, &record, NULL), KT_OK);
+	assert_int_equal(kt_kek_inspect(old.data, old.len, &before, NULL), KT_OK);
+	assert_int_equal(kt_kek_inspect(record.data, record.len, &after, NULL), KT_OK);
+	assert_string_equal(after.id, before.id);
+	assert_string_equal(after.kcv, before.kcv);
+	assert_int_equal(after.generation, 7);
+	assert_string_equal(after.cmk_kcv, kt_keystore_kcv(two));
+	assert_int_equal(kt_kek_open(record.data, record.len, one, &opened, NULL), KT_E_KEY);
+	assert_int_equal(kt_kek_open(record.data, record.len, two, &opened, NULL), KT_OK);
+	assert_true(kt_secret_equal(&made.key, &opened.key));
+	kt_kek_free(&made);
+	kt_kek_free(&opened);
+	kt_buf_free(&old);
+	kt_buf_free(&record);
+}
+
 static void another_cmk(void **state)
 {
 	(void)state;
@@ -129,6 +152,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(round_trip),
+		cmocka_unit_test(moved_to_another_cmk),
 		cmocka_unit_test(another_cmk),
 		cmocka_unit_test(altered_everywhere),
 		cmocka_unit_test(malformed_fields_are_named),

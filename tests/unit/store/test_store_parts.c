@@ -164,7 +164,7 @@ static void rows_that_cannot_be(void **state)
 		assert_int_equal(s.bad, 1);
 		assert_string_equal(s.last_bad, c[i].says);
 		if (strcmp(c[i].value, "'text'") != 0) /* SQLite opens a text as a blob; its head will not parse */
-			assert_int_equal(kt_db_item_edit_heads(db, 8, 4, leave, NULL, &count, &err), KT_E_INPUT);
+			assert_int_equal(kt_db_item_edit(db, 8, 4, leave, NULL, &count, &err), KT_E_INPUT);
 		kt_db_close(db);
 	}
 }
@@ -179,6 +179,45 @@ static kt_code scribble(void *arg, const char *name, uint8_t *head, size_t total
 	return KT_OK;
 }
 
+static kt_code fill_whole(void *arg, const char *name, uint8_t *bytes, size_t total, kt_err *err)
+{
+	(void)arg;
+	(void)name;
+	(void)err;
+	memset(bytes, 'Y', total);
+	return KT_OK;
+}
+
+static void whole_envelopes_are_edited_in_place(void **state)
+{
+	(void)state;
+	static const size_t sizes[] = {3, 100000, 0, 20}; /* larger, then smaller: the buffer is used again */
+	kt_db *db = fresh();
+	kt_buf env = KT_BUF_INIT, got = KT_BUF_INIT;
+	int64_t count;
+	bool found;
+	assert_int_equal(kt_buf_reserve(&env, 100000, NULL), KT_OK);
+	memset(env.data, 'x', 100000);
+	for (size_t i = 0; i < 4; i++) {
+		env.len = sizes[i];
+		assert_int_equal(kt_db_item_put(db, (const char[]){(char)('a' + i), 0}, &env, NULL), KT_OK);
+	}
+	assert_int_equal(kt_db_item_edit(db, KT_DB_WHOLE, 0, fill_whole, NULL, &count, NULL), KT_OK);
+	assert_int_equal(count, 4);
+	memset(env.data, 'Y', 100000);
+	for (size_t i = 0; i < 4; i++) {
+		int64_t version;
+		kt_buf_clear(&got);
+		assert_int_equal(kt_db_item_get(db, (const char[]){(char)('a' + i), 0}, &got, &version, &found, NULL),
+				 KT_OK);
+		assert_int_equal(got.len, sizes[i]);
+		assert_true(got.len == 0 || memcmp(got.data, env.data, got.len) == 0);
+	}
+	kt_buf_free(&env);
+	kt_buf_free(&got);
+	kt_db_close(db);
+}
+
 static void heads_are_edited_in_place(void **state)
 {
 	(void)state;
@@ -191,7 +230,7 @@ static void heads_are_edited_in_place(void **state)
 	env.len = 3;
 	assert_int_equal(kt_db_item_put(db, "short", &env, NULL), KT_OK);
 	assert_int_equal(kt_db_begin(db, true, NULL), KT_OK);
-	assert_int_equal(kt_db_item_edit_heads(db, 8, 4, scribble, NULL, &count, NULL), KT_OK);
+	assert_int_equal(kt_db_item_edit(db, 8, 4, scribble, NULL, &count, NULL), KT_OK);
 	assert_int_equal(count, 2);
 	assert_int_equal(kt_db_commit(db, NULL), KT_OK);
 	assert_int_equal(kt_db_item_get(db, "long", &got, &version, &found, NULL), KT_OK);
@@ -377,6 +416,7 @@ int main(void)
 		cmocka_unit_test(gate_and_window),
 		cmocka_unit_test(slow_clock_is_noticed),
 		cmocka_unit_test(rows_that_cannot_be),
+		cmocka_unit_test(whole_envelopes_are_edited_in_place),
 		cmocka_unit_test(heads_are_edited_in_place),
 		cmocka_unit_test(foreign_and_newer_databases),
 		cmocka_unit_test(kek_rows),

@@ -130,7 +130,7 @@ static void every_transition(void **state)
 		(void)setenv(destination, way[i].to_value, 1);
 		const lab_result *r = lab("rekey");
 		assert_int_equal(r->code, 0);
-		assert_contains(r->out, "rekeyed 10 items");
+		assert_contains(r->out, "rekeyed 10 items (depth kek)");
 		assert_null(strstr(r->out, key1));
 		assert_null(strstr(r->out, key2));
 		(void)unsetenv(plain);
@@ -207,30 +207,152 @@ static void crashed_node_restarts(void **state)
 	assert_int_equal(lab("stop")->code, 0);
 }
 
+static const char *const depths[] = {"cmk", "kek", "data"};
+enum { DEPTHS = 3 };
+
+/* The envelope of the item as it stands in the database. */
+static void read_envelope(const char *database, const char *name, uint8_t out[336])
+{
+	kt_buf db = KT_BUF_INIT;
+	assert_int_equal(kt_file_read(database, &db, NULL), KT_OK);
+	memcpy(out, lab_envelope(&db, name), 336);
+	kt_buf_free(&db);
+}
+
+/* Each depth from the first key to the second, and the next one back. */
+static void three_depths(void **state)
+{
+	(void)state;
+	uint8_t before[336], after[336];
+	const char *out;
+	make_store("100");
+	for (size_t i = 0; i < DEPTHS; i++) {
+		const char *from = i % 2 ? "cmk2" : "cmk", *to = i % 2 ? "cmk" : "cmk2";
+		(void)setenv("LKR_MASTER_KEY_FILE", from, 1);
+		(void)setenv("LKR_MASTER_KEY_FILE_SOURCE", from, 1);
+		(void)setenv("LKR_MASTER_KEY_FILE_DESTINATION", to, 1);
+		expect_probe("old");
+		read_envelope("looker.db", "fill/00000042", before);
+		const lab_result *r = lab("rekey", "--depth", depths[i], "--json");
+		assert_int_equal(r->code, 0);
+		assert_string_equal(lab_json(r->out, "depth"), depths[i]);
+		assert_string_equal(lab_json(r->out, "items"), "100");
+		assert_string_equal(lab_json(r->out, "opened"), i ? "100" : "0");
+		static const char *const generation[] = {"1", "2", "3"};
+		assert_string_equal(lab_json(r->out, "new.generation"), generation[i]);
+		static const char *const epoch[] = {"2", "3", "4"};
+		assert_string_equal(lab_json(r->out, "epoch"), epoch[i]);
+		char old_kek[64];
+		(void)snprintf(old_kek, sizeof old_kek, "%s", lab_json(r->out, "old.kek"));
+		assert_int_equal(strcmp(old_kek, lab_json(r->out, "new.kek")) == 0, i == 0);
+		expect_probe("new");
+		assert_int_equal(verify_with(from, NULL), 11);
+		assert_int_equal(verify_with(to, &out), 0);
+		assert_string_equal(lab_json(out, "compared"), "100");
+		read_envelope("looker.db", "fill/00000042", after);
+		assert_int_equal(memcmp(before, after, 336) == 0, i == 0);             /* cmk: nothing */
+		assert_int_equal(memcmp(before + 120, after + 120, 216) == 0, i != 2); /* data: the content, too */
+	}
+}
+
+static void depth_is_checked_first(void **state)
+{
+	(void)state;
+	const lab_result *r = lab("rekey", "--depth", "deep");
+	assert_int_equal(r->code, 2);
+	assert_contains(r->err, "--depth: cmk, kek or data");
+	r = lab("probe", "--depth", "cmk");
+	assert_int_equal(r->code, 2);
+	assert_contains(lab("rekey", "--help")->out, "--depth");
+}
+
+/* The envelope of a database from before the rekey is put back into it, whole or in part: refused, and named. */
+static void old_envelopes_are_refused(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *depth;
+		size_t from, to; /* what is put back */
+	} c[] = {{"kek", 0, 336},  {"kek", 44, 120},  {"data", 0, 336},
+		 {"data", 0, 120}, {"data", 44, 120}, {"data", 120, 336}};
+	for (size_t i = 0; i < sizeof c / sizeof c[0]; i++) {
+		uint8_t old[336];
+		const char *out;
+		(void)unlink("looker.db");
+		make_store("9");
+		file_to_file();
+		read_envelope("looker.db", "fill/00000007", old);
+		assert_int_equal(lab("rekey", "--depth", c[i].depth)->code, 0);
+		kt_buf db = KT_BUF_INIT;
+		assert_int_equal(kt_file_read("looker.db", &db, NULL), KT_OK);
+		memcpy(lab_envelope(&db, "fill/00000007") + c[i].from, old + c[i].from, c[i].to - c[i].from);
+		lab_write("looker.db", 0600, db.data, db.len);
+		kt_buf_free(&db);
+		assert_int_not_equal(verify_with("cmk2", &out), 0);
+		assert_string_equal(lab_json(out, "failed"), "1");
+		assert_string_equal(lab_json(out, "failures.0.name"), "fill/00000007");
+		assert_string_equal(lab_json(lab("probe", "--json")->out, "verdict"), "mixed");
+	}
+}
+
+/* On a terminal the walks say how far they are, and how fast. */
+static void progress_on_a_terminal(void **state)
+{
+	(void)state;
+	make_store("50");
+	file_to_file();
+	int terminal = posix_openpt(O_RDWR | O_NOCTTY);
+	assert_true(terminal >= 0 && grantpt(terminal) == 0 && unlockpt(terminal) == 0);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		int fd = open(ptsname(terminal), O_RDWR | O_NOCTTY);
+		if (fd >= 0 && dup2(fd, 2) == 2)
+			(void)execl("./looker", "./looker", "rekey", "--depth", "data", "--json", (char *)NULL);
+		_exit(127);
+	}
+	char got[4096];
+	size_t n = 0;
+	for (ssize_t more; n < sizeof got - 1 && (more = read(terminal, got + n, sizeof got - 1 - n)) > 0;)
+		n += (size_t)more;
+	got[n] = '\0';
+	(void)close(terminal);
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_contains(got, "encrypting anew: 50 of 50 items, ");
+	assert_contains(got, "opening: 50 of 50 items, ");
+	assert_contains(got, " items/s");
+}
+
 static void kill_in_the_middle(void **state)
 {
 	(void)state;
-	static const char *const args[] = {"rekey", NULL};
 	make_store("2000");
 	file_to_file();
-	(void)setenv("KEYTURN_STORE_REKEY_DELAY_MS", "60000", 1);
-	pid_t pid = lab_spawn(args);
-	kt_buf log = KT_BUF_INIT;
-	for (int i = 0; i < 200; i++) {
-		lab_sleep_ms(50);
-		kt_buf_clear(&log);
-		if (kt_file_read("log/looker.log", &log, NULL) == KT_OK && strstr(kt_buf_cstr(&log), "Pausing for"))
-			break;
+	for (size_t d = 0; d < DEPTHS; d++) {
+		const char *const args[] = {"rekey", "--depth", depths[d], NULL};
+		(void)unlink("log/looker.log");
+		(void)setenv("KEYTURN_STORE_REKEY_DELAY_MS", "60000", 1);
+		pid_t pid = lab_spawn(args);
+		kt_buf log = KT_BUF_INIT;
+		for (int i = 0; i < 200; i++) {
+			lab_sleep_ms(50);
+			kt_buf_clear(&log);
+			if (kt_file_read("log/looker.log", &log, NULL) == KT_OK &&
+			    strstr(kt_buf_cstr(&log), "Pausing for"))
+				break;
+		}
+		assert_contains(kt_buf_cstr(&log), "Pausing for"); /* all is written, nothing is committed */
+		kt_buf_free(&log);
+		assert_int_equal(kill(pid, SIGKILL), 0);
+		assert_int_equal(waitpid(pid, NULL, 0), pid);
+		(void)unsetenv("KEYTURN_STORE_REKEY_DELAY_MS");
+		expect_probe("old");
+		assert_int_equal(verify_with("cmk", NULL), 0);
+		assert_int_equal(verify_with("cmk2", NULL), 11);
 	}
-	assert_contains(kt_buf_cstr(&log), "Pausing for"); /* all is rewrapped, nothing is committed */
-	kt_buf_free(&log);
-	assert_int_equal(kill(pid, SIGKILL), 0);
-	assert_int_equal(waitpid(pid, NULL, 0), pid);
-	(void)unsetenv("KEYTURN_STORE_REKEY_DELAY_MS");
-	expect_probe("old");
-	assert_int_equal(verify_with("cmk", NULL), 0);
-	assert_int_equal(verify_with("cmk2", NULL), 11);
-	assert_int_equal(lab("rekey")->code, 0);
+	assert_int_equal(lab("rekey", "--depth", "data")->code, 0);
 	expect_probe("new");
 	assert_int_equal(verify_with("cmk2", NULL), 0);
 }
@@ -239,15 +361,15 @@ static void kill_in_the_middle(void **state)
 static void kill_anywhere(void **state)
 {
 	(void)state;
-	static const char *const args[] = {"rekey", NULL};
 	make_store("3000");
 	int turned = 0, kept = 0;
-	for (int i = 0; i < 12; i++) {
+	for (int i = 0; i < 24; i++) {
+		const char *const args[] = {"rekey", "--depth", depths[i % DEPTHS], NULL};
 		(void)setenv("LKR_MASTER_KEY_FILE", turned % 2 ? "cmk2" : "cmk", 1);
 		(void)setenv("LKR_MASTER_KEY_FILE_SOURCE", turned % 2 ? "cmk2" : "cmk", 1);
 		(void)setenv("LKR_MASTER_KEY_FILE_DESTINATION", turned % 2 ? "cmk" : "cmk2", 1);
 		pid_t pid = lab_spawn(args);
-		lab_sleep_ms(2 + i * 7);
+		lab_sleep_ms(2 + i * 4);
 		(void)kill(pid, SIGKILL);
 		assert_int_equal(waitpid(pid, NULL, 0), pid);
 		const lab_result *r = lab("probe", "--json");
@@ -258,7 +380,7 @@ static void kill_anywhere(void **state)
 		turned += is_new;
 		kept += !is_new;
 	}
-	assert_int_equal(turned + kept, 12);
+	assert_int_equal(turned + kept, 24);
 	assert_true(kept > 0); /* some were killed in time */
 }
 
@@ -393,9 +515,10 @@ static void damaged_items_stop_the_rekey(void **state)
 	for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
 		env[at[i]] ^= 1;
 		lab_write("looker.db", 0600, db.data, db.len);
-		const lab_result *r = lab("rekey");
+		const lab_result *r = lab("rekey", "--depth", i % 2 ? "kek" : "data");
 		assert_int_equal(r->code, 3);
 		assert_contains(r->err, "fill/00000007");
+		assert_int_equal(lab("rekey")->code, 3);
 		r = lab("probe", "--json");
 		assert_string_equal(lab_json(r->out, "verdict"), "mixed");
 		assert_string_equal(lab_json(r->out, "old"), "19");
@@ -476,6 +599,10 @@ int main(void)
 		T(live_nodes_refuse),
 		T(crashed_node_counts_for_the_window),
 		T(crashed_node_restarts),
+		T(three_depths),
+		T(depth_is_checked_first),
+		T(old_envelopes_are_refused),
+		T(progress_on_a_terminal),
 		T(kill_in_the_middle),
 		T(kill_anywhere),
 		T(refused_with_a_reason),
