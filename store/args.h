@@ -24,6 +24,7 @@ kt_verb kt_verb_start, kt_verb_stop, kt_verb_status;          /* lifecycle.c */
 kt_verb kt_verb_put, kt_verb_get, kt_verb_list, kt_verb_fill; /* items.c */
 kt_verb kt_verb_verify;                                       /* verify.c */
 kt_verb kt_verb_rekey;                                        /* rekey.c */
+kt_verb kt_verb_migrate;                                      /* migrate.c */
 kt_verb kt_verb_probe;                                        /* probe.c */
 
 /* Print a JSON value and a newline on stdout, and delete it. `value` may be NULL: out of memory then. KT_E_IO. */

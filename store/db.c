@@ -34,6 +34,8 @@ typedef enum statement {
 	ITEM_COUNT,
 	ITEM_EACH,
 	ITEM_NAMES,
+	ITEM_AFTER,
+	ITEM_REPLACE,
 	NODE_PUT,
 	NODE_BEAT,
 	NODE_REMOVE,
@@ -54,6 +56,8 @@ static const char *const sql[STATEMENTS] = {
 	[ITEM_COUNT] = "SELECT count(*) FROM item",
 	[ITEM_EACH] = "SELECT id, name, envelope FROM item ORDER BY id",
 	[ITEM_NAMES] = "SELECT id, name FROM item NOT INDEXED ORDER BY id",
+	[ITEM_AFTER] = "SELECT id, name, envelope FROM item WHERE id > ?1 ORDER BY id LIMIT ?2",
+	[ITEM_REPLACE] = "UPDATE item SET envelope=?2, version=version+1 WHERE id=?1",
 	[NODE_PUT] = "INSERT OR REPLACE INTO node VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
 	[NODE_BEAT] = "UPDATE node SET heartbeat_ms=?3, beats=beats+1 WHERE name=?1 AND pid=?2",
 	[NODE_REMOVE] = "DELETE FROM node WHERE name=?1 AND pid=?2",
@@ -317,6 +321,54 @@ kt_code kt_db_kek_replace(kt_db *db, uint32_t generation, const kt_buf *record, 
 	return finish(db, s, "the KEK record cannot be written", err);
 }
 
+kt_code kt_db_has_kek(kt_db *db, bool *yes, kt_err *err)
+{
+	int64_t n = 0;
+	kt_code rc = one_int(db, "SELECT count(*) FROM kek", &n, err);
+	*yes = n > 0;
+	return rc;
+}
+
+static kt_code bad_legacy(const kt_db *db, kt_err *err)
+{
+	return kt_fail(err, KT_E_INPUT, "restore the database from a backup",
+		       "%s: the table legacy does not hold one key", db->path);
+}
+
+static kt_code read_legacy_key(kt_db *db, sqlite3_stmt *s, kt_secret *key, kt_err *err)
+{
+	if (sqlite3_step(s) != SQLITE_ROW || sqlite3_column_type(s, 0) != SQLITE_BLOB ||
+	    sqlite3_column_bytes(s, 0) == 0)
+		return bad_legacy(db, err);
+	const void *bytes = sqlite3_column_blob(s, 0);
+	KT_TRY(kt_secret_copy(key, bytes, (size_t)sqlite3_column_bytes(s, 0), err));
+	if (sqlite3_step(s) == SQLITE_DONE)
+		return KT_OK;
+	kt_secret_free(key);
+	return bad_legacy(db, err);
+}
+
+kt_code kt_db_legacy_get(kt_db *db, kt_secret *key, bool *legacy, kt_err *err)
+{
+	int64_t tables = 0;
+	*legacy = false;
+	KT_TRY(one_int(db, "SELECT count(*) FROM sqlite_master WHERE type='table' AND name='legacy'", &tables, err));
+	*legacy = tables > 0;
+	if (!*legacy || !key)
+		return KT_OK;
+	sqlite3_stmt *s = NULL;
+	if (sqlite3_prepare_v2(db->sq, "SELECT key FROM legacy", -1, &s, NULL) != SQLITE_OK)
+		return failed(db, "the legacy key cannot be read", err);
+	kt_code rc = read_legacy_key(db, s, key, err);
+	(void)sqlite3_finalize(s);
+	return rc;
+}
+
+kt_code kt_db_legacy_drop(kt_db *db, kt_err *err)
+{
+	return run(db, "DROP TABLE legacy", "the legacy key cannot be removed", err);
+}
+
 static kt_code take_item(kt_db *db, sqlite3_stmt *s, const char *name, kt_buf *envelope, int64_t *version, kt_err *err)
 {
 	if (version)
@@ -488,6 +540,60 @@ kt_code kt_db_item_edit(kt_db *db, size_t head_len, size_t from, kt_db_edit_fn *
 		rc = failed(db, "an envelope cannot be written", err);
 	(void)sqlite3_reset(s);
 	kt_buf_free(&e.head);
+	return rc;
+}
+
+static kt_code bad_item(const kt_db *db, const char *name, const char *bad, kt_err *err)
+{
+	return kt_fail(err, KT_E_INPUT, "restore the item from a backup", "%s: item \"%s\": %s", db->path, name, bad);
+}
+
+typedef struct conversion {
+	kt_db *db;
+	kt_db_convert_fn *fn;
+	void *arg;
+	kt_buf out;
+	int64_t id; /* of the row at hand */
+} conversion;
+
+static kt_code convert_one(void *arg, const char *name, const void *envelope, size_t len, const char *bad, kt_err *err)
+{
+	conversion *c = arg;
+	sqlite3_stmt *s = NULL;
+	if (bad)
+		return bad_item(c->db, name, bad, err);
+	kt_buf_clear(&c->out);
+	kt_code rc = c->fn(c->arg, name, envelope, len, &c->out, err);
+	if (rc != KT_OK)
+		return kt_err_prefix(err, rc, "%s: item \"%s\"", c->db->path, name);
+	if (c->out.len == 0)
+		return KT_OK;
+	KT_TRY(get_statement(c->db, ITEM_REPLACE, &s, err));
+	(void)sqlite3_bind_int64(s, 1, c->id);
+	(void)sqlite3_bind_blob64(s, 2, c->out.data, c->out.len, SQLITE_STATIC);
+	return finish(c->db, s, "the item cannot be written", err);
+}
+
+kt_code kt_db_item_convert(kt_db *db, int64_t *after, int64_t limit, kt_db_convert_fn *fn, void *arg, int64_t *seen,
+			   kt_err *err)
+{
+	sqlite3_stmt *s = NULL;
+	conversion c = {.db = db, .fn = fn, .arg = arg};
+	*seen = 0;
+	KT_TRY(get_statement(db, ITEM_AFTER, &s, err));
+	(void)sqlite3_bind_int64(s, 1, *after);
+	(void)sqlite3_bind_int64(s, 2, limit);
+	kt_code rc = KT_OK;
+	int step = SQLITE_ROW;
+	while (rc == KT_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
+		*after = c.id = sqlite3_column_int64(s, 0);
+		(*seen)++;
+		rc = give_row(s, true, convert_one, &c, err);
+	}
+	if (rc == KT_OK && step != SQLITE_DONE)
+		rc = failed(db, "the items cannot be read", err);
+	(void)sqlite3_reset(s);
+	kt_buf_free(&c.out);
 	return rc;
 }
 

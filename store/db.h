@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/buf.h"
+#include "base/secret.h"
 
 typedef struct kt_db kt_db;
 
@@ -52,6 +53,14 @@ KT_MUST_CHECK kt_code kt_db_kek_get(kt_db *db, kt_buf *record, kt_err *err);
 /* Put this record in the place of any other; nothing of the old one stays in the file (secure_delete). */
 KT_MUST_CHECK kt_code kt_db_kek_replace(kt_db *db, uint32_t generation, const kt_buf *record, kt_err *err);
 
+KT_MUST_CHECK kt_code kt_db_has_kek(kt_db *db, bool *yes, kt_err *err);
+
+/* Is there a table `legacy`, and so items of the legacy form perhaps? Its key is the caller's (kt_secret_free) where
+ * there is one and `key` is not NULL. KT_E_INPUT: the table does not hold one key. */
+KT_MUST_CHECK kt_code kt_db_legacy_get(kt_db *db, kt_secret *key, bool *legacy, kt_err *err);
+/* Remove that table; nothing of the key stays in the file. */
+KT_MUST_CHECK kt_code kt_db_legacy_drop(kt_db *db, kt_err *err);
+
 /* One item's envelope, appended, and its version. `envelope` may be NULL. */
 KT_MUST_CHECK kt_code kt_db_item_get(kt_db *db, const char *name, kt_buf *envelope, int64_t *version, bool *found,
 				     kt_err *err);
@@ -77,6 +86,16 @@ KT_MUST_CHECK kt_code kt_db_item_names(kt_db *db, kt_db_item_fn *fn, void *arg, 
 typedef kt_code kt_db_edit_fn(void *arg, const char *name, uint8_t *head, size_t total, kt_err *err);
 KT_MUST_CHECK kt_code kt_db_item_edit(kt_db *db, size_t head_len, size_t from, kt_db_edit_fn *fn, void *arg,
 				      int64_t *count, kt_err *err);
+
+/*
+ * Give up to `limit` items after the row *after, in the order of rows, to `fn`, which may append other bytes to `out`:
+ * they take the place of the envelope, and the version goes up. *after is the last row then, *seen how many there were.
+ * In a write transaction. A row that cannot be an item is KT_E_INPUT with its name.
+ */
+typedef kt_code kt_db_convert_fn(void *arg, const char *name, const void *envelope, size_t len, kt_buf *out,
+				 kt_err *err);
+KT_MUST_CHECK kt_code kt_db_item_convert(kt_db *db, int64_t *after, int64_t limit, kt_db_convert_fn *fn, void *arg,
+					 int64_t *seen, kt_err *err);
 
 /* A node's row. In kt_db_node_each the texts are valid during the call only. */
 typedef struct kt_db_node {

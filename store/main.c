@@ -42,6 +42,8 @@ static const verb verbs[] = {
 	 TAKES_DATABASE | TAKES_FILL, 0, 0, false, kt_verb_fill},
 	{"rekey", "[--depth D] [-d FILE]", "turn the data from the _SOURCE to the _DESTINATION key",
 	 TAKES_DATABASE | TAKES_DEPTH, 0, 0, false, kt_verb_rekey},
+	{"migrate_encryption", "[-d FILE]", "move legacy items (AES-128-CBC) to AES-256-GCM", TAKES_DATABASE, 0, 0,
+	 false, kt_verb_migrate},
 	{"probe", "[-d FILE]", "which key opens the data: old, new, both, mixed or none", TAKES_DATABASE, 0, 0, false,
 	 kt_verb_probe},
 };
@@ -82,7 +84,7 @@ static kt_code help_all(kt_err *err)
 			      "usage: keyturn-store [--config FILE] VERB ...\n\nAn encrypted store that several nodes "
 			      "share, with the commands of Looker's procedures.\n\n"));
 	for (size_t i = 0; i < VERBS; i++)
-		KT_TRY(kt_store_print(err, "  %-8s %-26s %s\n", verbs[i].name, verbs[i].arguments, verbs[i].summary));
+		KT_TRY(kt_store_print(err, "  %-18s %-26s %s\n", verbs[i].name, verbs[i].arguments, verbs[i].summary));
 	return kt_store_print(err,
 			      "\n%s\nMaster key: LKR_MASTER_KEY_FILE or LKR_MASTER_KEY_ENV; for rekey and probe with "
 			      "_SOURCE and _DESTINATION. See keyturn-store(1).\n",

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "store/pidfile.h"
 
 enum { STALE_MAX = 256, INTERVAL_MAX_MS = 60 * 1000, WATCH_SLACK_MS = 250 };
 
@@ -160,4 +161,16 @@ kt_code kt_node_register(kt_db *db, const kt_store_config *cfg, const char *addr
 			  .heartbeat_ms = now,
 			  .interval_ms = (int64_t)cfg->heartbeat_seconds * 1000};
 	return kt_db_node_put(db, &row, err);
+}
+
+kt_code kt_node_gate_local(const kt_store_config *cfg, kt_err *err)
+{
+	pid_t pid = 0;
+	if (cfg->pid)
+		KT_TRY(kt_pidfile_owner(cfg->pid, &pid, err));
+	if (pid == 0)
+		return KT_OK;
+	char remedy[128];
+	(void)snprintf(remedy, sizeof remedy, "stop this node first, it is running with pid %d", (int)pid);
+	return kt_fail(err, KT_E_REFUSED, remedy, "%s", KT_NODE_LIVE);
 }

@@ -24,6 +24,9 @@ bool kt_node_live(const kt_db_node *node, int64_t now_ms, int window_seconds);
  */
 KT_MUST_CHECK kt_code kt_node_gate(kt_db *db, int window_seconds, kt_err *err);
 
+/* The same of the node of this installation: it is live while its process lives, whatever its row says. */
+KT_MUST_CHECK kt_code kt_node_gate_local(const kt_store_config *cfg, kt_err *err);
+
 /*
  * Rows whose heartbeat looks too old may belong to a node with a slow clock. Remember how many beats each has had, wait
  * for two of their intervals, and refuse as kt_node_gate does if any has gone on. Returns at once when there are no

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "store/progress.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "store/logfile.h"
 
-enum { EVERY_MS = 500 };
+enum { EVERY_MS = 500, DELAY_MAX_MS = 600 * 1000 };
 
 static void show(const kt_progress *p, int64_t now, const char *end)
 {
@@ -41,4 +45,22 @@ void kt_progress_end(kt_progress *p)
 {
 	if (p->shows)
 		show(p, kt_clock_mono_ms(), " \n");
+}
+
+kt_code kt_progress_pause(kt_err *err)
+{
+	const char *text = getenv("KEYTURN_STORE_REKEY_DELAY_MS");
+	if (!text || !text[0])
+		return KT_OK;
+	char *end;
+	errno = 0;
+	long ms = strtol(text, &end, 10);
+	if (errno || *end || ms < 0 || ms > DELAY_MAX_MS)
+		return kt_fail(err, KT_E_USAGE, NULL, "KEYTURN_STORE_REKEY_DELAY_MS must be 0 to %d",
+			       (int)DELAY_MAX_MS);
+	kt_logfile(KT_LOG_INFO, "crypt", "Pausing for %ld ms before the commit", ms);
+	struct timespec left = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+	while (nanosleep(&left, &left) != 0)
+		;
+	return KT_OK;
 }

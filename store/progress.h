@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/result.h"
+
 typedef struct kt_progress {
 	const char *what; /* "rewrapping": the caller's, for as long as the walk */
 	int64_t total, done;
@@ -19,5 +21,9 @@ void kt_progress_begin(kt_progress *p, const char *what, int64_t total);
 void kt_progress_step(kt_progress *p);
 /* The last word on the line, and its end. */
 void kt_progress_end(kt_progress *p);
+
+/* KEYTURN_STORE_REKEY_DELAY_MS: a pause before a commit, so that a test can kill the process there. KT_E_USAGE: not a
+ * number of milliseconds up to ten minutes. */
+KT_MUST_CHECK kt_code kt_progress_pause(kt_err *err);
 
 #endif

@@ -4,22 +4,16 @@
  * opened with what was written; so a kill at any moment leaves the old state or the new one, never a mixture, and there
  * is nothing to resume. Its price is a rollback journal of the size of what is rewritten; memory stays the same.
  */
-#include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "store/args.h"
 #include "store/cache.h"
 #include "store/logfile.h"
 #include "store/node.h"
-#include "store/pidfile.h"
 #include "store/session.h"
 #include "store/verify.h"
-
-enum { DELAY_MAX_MS = 600 * 1000 };
 
 typedef struct rekey rekey;
 
@@ -203,25 +197,6 @@ static kt_code check_written(rekey *r, kt_err *err)
 	return rc;
 }
 
-/* KEYTURN_STORE_REKEY_DELAY_MS: a pause before the commit, so that a test can kill the process there. */
-static kt_code pause_for_tests(kt_err *err)
-{
-	const char *text = getenv("KEYTURN_STORE_REKEY_DELAY_MS");
-	if (!text || !text[0])
-		return KT_OK;
-	char *end;
-	errno = 0;
-	long ms = strtol(text, &end, 10);
-	if (errno || *end || ms < 0 || ms > DELAY_MAX_MS)
-		return kt_fail(err, KT_E_USAGE, NULL, "KEYTURN_STORE_REKEY_DELAY_MS must be 0 to %d",
-			       (int)DELAY_MAX_MS);
-	kt_logfile(KT_LOG_INFO, "crypt", "Pausing for %ld ms before the commit", ms);
-	struct timespec left = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
-	while (nanosleep(&left, &left) != 0)
-		;
-	return KT_OK;
-}
-
 static kt_code turn(rekey *r, kt_err *err)
 {
 	KT_TRY(kt_node_gate(r->db, r->cfg->live_window_seconds, err));
@@ -232,7 +207,7 @@ static kt_code turn(rekey *r, kt_err *err)
 	KT_TRY(replace_kek(r, err));
 	KT_TRY(turn_items(r, err));
 	KT_TRY(check_written(r, err));
-	return pause_for_tests(err);
+	return kt_progress_pause(err);
 }
 
 /* A commit that reports a failure has mostly not happened, but it is the data that tells. */
@@ -332,19 +307,6 @@ static kt_code print(const kt_store_args *args, const rekey *r, double seconds, 
 	return rc;
 }
 
-/* The node of this installation counts as live while its process lives, whatever its row says. */
-static kt_code check_local(const kt_store_config *cfg, kt_err *err)
-{
-	pid_t pid = 0;
-	if (cfg->pid)
-		KT_TRY(kt_pidfile_owner(cfg->pid, &pid, err));
-	if (pid == 0)
-		return KT_OK;
-	char remedy[128];
-	(void)snprintf(remedy, sizeof remedy, "stop this node first, it is running with pid %d", (int)pid);
-	return kt_fail(err, KT_E_REFUSED, remedy, "%s", KT_NODE_LIVE);
-}
-
 kt_code kt_verb_rekey(const kt_store_args *args, const kt_store_config *cfg, int *exit_code, kt_err *err)
 {
 	rekey r = {.cfg = cfg};
@@ -352,7 +314,7 @@ kt_code kt_verb_rekey(const kt_store_args *args, const kt_store_config *cfg, int
 	KT_TRY(find_depth(args->depth, &r.depth, err));
 	int64_t start = kt_clock_mono_ms();
 	KT_TRY(kt_logfile_open(cfg->log, err));
-	kt_code rc = check_local(cfg, err);
+	kt_code rc = kt_node_gate_local(cfg, err);
 	if (rc == KT_OK)
 		rc = run(&r, err);
 	if (rc == KT_OK)

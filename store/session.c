@@ -1,6 +1,36 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "store/session.h"
 
+#include "envelope/legacy.h"
+
+typedef struct tally {
+	int64_t items, legacy;
+} tally;
+
+static kt_code count_legacy(void *arg, const char *name, const void *bytes, size_t len, const char *bad, kt_err *err)
+{
+	tally *t = arg;
+	(void)name;
+	(void)err;
+	t->items++;
+	t->legacy += !bad && kt_legacy_is(bytes, len);
+	return KT_OK;
+}
+
+/* What is still legacy is said by whatever verb meets it. */
+static kt_code refuse_legacy(kt_db *db, kt_err *err)
+{
+	bool legacy;
+	tally t = {0};
+	KT_TRY(kt_db_legacy_get(db, NULL, &legacy, err));
+	if (!legacy)
+		return KT_OK;
+	KT_TRY(kt_db_item_each(db, count_legacy, &t, err));
+	return kt_fail(err, KT_E_INPUT, "run `migrate_encryption`, or run it again: it goes on where it was",
+		       "%s: %lld of %lld items are still in the legacy form (AES-128-CBC)%s", kt_db_path(db),
+		       (long long)t.legacy, (long long)t.items, t.legacy ? "" : ", but the migration has not ended");
+}
+
 kt_code kt_session_read_kek(kt_db *db, kt_buf *record, kt_kek_info *info, int64_t *epoch, kt_err *err)
 {
 	bool yes;
@@ -8,6 +38,7 @@ kt_code kt_session_read_kek(kt_db *db, kt_buf *record, kt_kek_info *info, int64_
 	if (!yes)
 		return kt_fail(err, KT_E_INPUT, "the first `start` of a node initialises it",
 			       "%s: the database is not initialised yet", kt_db_path(db));
+	KT_TRY(refuse_legacy(db, err));
 	KT_TRY(kt_db_epoch(db, epoch, err));
 	KT_TRY(kt_db_kek_get(db, record, err));
 	kt_code rc = kt_kek_inspect(record->data, record->len, info, err);
