@@ -23,7 +23,7 @@ enum {
 	AT_CONTENT = KT_ENVELOPE_HEAD_LEN
 };
 
-enum { VERSION = 1, AES_256_GCM = 1, NONCE_LEN = 12, DEK_LEN = 32, NONCE_POOL = 64 };
+enum { VERSION = 1, AES_256_GCM = 1, NONCE_LEN = 12, DEK_LEN = 32, POOL = 4096, DEK_POOL = 15 };
 
 _Static_assert(AT_WRAP_TAG + KT_ENVELOPE_TAG_LEN == KT_ENVELOPE_HEAD_LEN, "the fields fill the header");
 _Static_assert(AT_CONTENT_NONCE + NONCE_LEN == KT_ENVELOPE_FIXED_LEN, "the fields fill the fixed header");
@@ -38,8 +38,11 @@ struct kt_envelope_ctx {
 	EVP_CIPHER_CTX *open;   /* decrypts under one DEK after the other */
 	kt_secret dek;          /* of the item at hand */
 	uint8_t kek_id[KT_KEK_ID_LEN];
-	uint8_t nonces[NONCE_POOL * NONCE_LEN]; /* random, each used once */
-	size_t nonces_left;
+	/* Random bytes, each used once: a call of the generator costs as much as a small item. */
+	uint8_t pool[POOL]; /* for nonces and ids */
+	size_t pool_left;
+	kt_secret deks; /* DEK_POOL of them, which fill a block of 512 bytes of the secure heap */
+	size_t deks_left;
 };
 
 /* What a GCM operation covers and where its parts are. Additional data is `head` followed by the item's name. */
@@ -106,14 +109,35 @@ static int gcm_decrypt(EVP_CIPHER_CTX *c, const kt_secret *key, const gcm_job *j
 	return EVP_DecryptFinal_ex(c, none, &n) == 1;
 }
 
-static kt_code next_nonce(kt_envelope_ctx *ctx, uint8_t *out, kt_err *err)
+static kt_code random_failed(kt_err *err)
 {
-	if (ctx->nonces_left == 0) {
-		if (RAND_bytes(ctx->nonces, sizeof ctx->nonces) != 1)
-			return kt_fail(err, KT_E_INTERNAL, NULL, "the random generator failed");
-		ctx->nonces_left = NONCE_POOL;
+	return kt_fail(err, KT_E_INTERNAL, NULL, "the random generator failed");
+}
+
+/* n random bytes that are no secret. */
+static kt_code next_random(kt_envelope_ctx *ctx, uint8_t *out, size_t n, kt_err *err)
+{
+	if (ctx->pool_left < n) {
+		if (RAND_bytes(ctx->pool, sizeof ctx->pool) != 1)
+			return random_failed(err);
+		ctx->pool_left = sizeof ctx->pool;
 	}
-	memcpy(out, ctx->nonces + --ctx->nonces_left * NONCE_LEN, NONCE_LEN);
+	ctx->pool_left -= n;
+	memcpy(out, ctx->pool + ctx->pool_left, n);
+	return KT_OK;
+}
+
+/* A new DEK into ctx->dek. */
+static kt_code next_dek(kt_envelope_ctx *ctx, kt_err *err)
+{
+	if (ctx->deks_left == 0) {
+		if (RAND_priv_bytes(ctx->deks.data, (int)ctx->deks.len) != 1)
+			return random_failed(err);
+		ctx->deks_left = DEK_POOL;
+	}
+	uint8_t *dek = ctx->deks.data + --ctx->deks_left * DEK_LEN;
+	memcpy(ctx->dek.data, dek, DEK_LEN);
+	OPENSSL_cleanse(dek, DEK_LEN);
 	return KT_OK;
 }
 
@@ -132,6 +156,8 @@ kt_code kt_envelope_ctx_new(const kt_kek *kek, kt_envelope_ctx **out, kt_err *er
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	memcpy(ctx->kek_id, kek->id, KT_KEK_ID_LEN);
 	kt_code rc = kt_secret_new(&ctx->dek, DEK_LEN, err);
+	if (rc == KT_OK)
+		rc = kt_secret_new(&ctx->deks, (size_t)DEK_POOL * DEK_LEN, err);
 	ctx->gcm = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
 	ctx->wrap = EVP_CIPHER_CTX_new();
 	ctx->unwrap = EVP_CIPHER_CTX_new();
@@ -157,6 +183,7 @@ void kt_envelope_ctx_free(kt_envelope_ctx *ctx)
 	EVP_CIPHER_CTX_free(ctx->unwrap);
 	EVP_CIPHER_CTX_free(ctx->wrap);
 	EVP_CIPHER_free(ctx->gcm);
+	kt_secret_free(&ctx->deks);
 	kt_secret_free(&ctx->dek);
 	OPENSSL_cleanse(ctx, sizeof *ctx);
 	free(ctx);
@@ -225,7 +252,7 @@ kt_code kt_envelope_inspect(const void *envelope, size_t len, kt_envelope_info *
 static kt_code wrap_dek(kt_envelope_ctx *ctx, const char *name, const kt_secret *dek, uint8_t *head, kt_err *err)
 {
 	memcpy(head + AT_KEK_ID, ctx->kek_id, KT_KEK_ID_LEN);
-	KT_TRY(next_nonce(ctx, head + AT_WRAP_NONCE, err));
+	KT_TRY(next_random(ctx, head + AT_WRAP_NONCE, NONCE_LEN, err));
 	gcm_job job = {.nonce = head + AT_WRAP_NONCE,
 		       .head = head,
 		       .head_len = AT_WRAP_NONCE,
@@ -269,9 +296,9 @@ static kt_code fill(kt_envelope_ctx *ctx, const char *name, const void *plain, s
 	e[AT_ALGORITHM] = AES_256_GCM;
 	e[AT_RESERVED] = e[AT_RESERVED + 1] = 0;
 	be64_put(e + AT_CONTENT_LEN, len);
-	KT_TRY(next_nonce(ctx, e + AT_CONTENT_NONCE, err));
-	if (RAND_bytes(e + AT_ID, KT_ENVELOPE_ID_LEN) != 1 || RAND_priv_bytes(ctx->dek.data, DEK_LEN) != 1)
-		return kt_fail(err, KT_E_INTERNAL, NULL, "the random generator failed");
+	KT_TRY(next_random(ctx, e + AT_CONTENT_NONCE, NONCE_LEN, err));
+	KT_TRY(next_random(ctx, e + AT_ID, KT_ENVELOPE_ID_LEN, err));
+	KT_TRY(next_dek(ctx, err));
 	KT_TRY(wrap_dek(ctx, name, &ctx->dek, e, err));
 	gcm_job job = {.nonce = e + AT_CONTENT_NONCE,
 		       .head = e,
