@@ -55,12 +55,13 @@ void kt_kek_free(kt_kek *kek);
 /*
  * Have `cmk` unwrap the KEK of a record. *kek is the caller's (kt_kek_free) on success and empty otherwise.
  * KT_E_INPUT: the record is malformed (the message gives the offset) or was altered. KT_E_KEY: this CMK does not open
- * it (the message gives the KCV of the key that was tried and of the one that is needed). Other errors of the keystore
- * pass by.
+ * it (the message gives the KCV of the key that was tried and of the one that is needed). KT_E_REFUSED as
+ * kt_kek_inspect. Other errors of the keystore pass by.
  */
 KT_MUST_CHECK kt_code kt_kek_open(const void *record, size_t len, kt_keystore *cmk, kt_kek *kek, kt_err *err);
 
-/* Parse a record strictly, without any key (so nothing in it is proven yet). KT_E_INPUT with the offset. */
+/* Parse a record strictly, without any key (so nothing in it is proven yet). KT_E_INPUT with the offset;
+ * KT_E_REFUSED: it names a mechanism that keyturn never wraps with. */
 KT_MUST_CHECK kt_code kt_kek_inspect(const void *record, size_t len, kt_kek_info *info, kt_err *err);
 
 #endif

@@ -111,7 +111,8 @@ KT_MUST_CHECK kt_code kt_blob_refuse_mechanism(const char *name, uint32_t id, kt
 
 /* The blob as a new JSON object, the caller's: cJSON_Delete. KT_E_INTERNAL when an invariant does not hold. */
 KT_MUST_CHECK kt_code kt_blob_to_json(const kt_blob *blob, cJSON **out, kt_err *err);
-/* Strict: unknown, missing or over-long members, wrong versions, types and lengths are KT_E_INPUT. */
+/* Strict: unknown, missing or over-long members, wrong versions, types and lengths are KT_E_INPUT; a
+ * mechanism that is never used is KT_E_REFUSED. */
 KT_MUST_CHECK kt_code kt_blob_from_json(const cJSON *json, kt_blob *out, kt_err *err);
 /* The same from and to text without comments. */
 KT_MUST_CHECK kt_code kt_blob_to_text(const kt_blob *blob, kt_buf *out, kt_err *err);

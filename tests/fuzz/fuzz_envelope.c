@@ -2,7 +2,8 @@
 /*
  * Envelopes and KEK records as an attacker with the database could write them. What parses must say so consistently,
  * nothing that was not sealed may open, and a refusal must leave everything as it was. The first byte of an input
- * chooses: 'E' envelope, 'S' envelope sealed here and then damaged by the rest, anything else a KEK record.
+ * chooses: 'E' envelope, 'S' envelope sealed here and then damaged by the rest, 'L' an item of
+ * the legacy form, anything else a KEK record.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 
 #include "envelope/envelope.h"
+#include "envelope/legacy.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -33,6 +35,22 @@ static kt_envelope_ctx *make_ctx(uint8_t fill)
 	return ctx;
 }
 
+/* What opens can be sealed anew, and then opens with the other KEK only; nothing else can. */
+static void check_resealed(kt_envelope_ctx *a, kt_envelope_ctx *b, const uint8_t *data, size_t size, int opens)
+{
+	kt_buf env = KT_BUF_INIT, out = KT_BUF_INIT;
+	require(kt_buf_append(&env, data, size, NULL) == KT_OK, "a copy");
+	int sealed = kt_envelope_reseal(a, b, "item", env.data, size, NULL) == KT_OK;
+	require(sealed == opens, "what opens is sealed anew, and nothing else");
+	if (sealed) {
+		require(kt_envelope_open(a, "item", env.data, size, &out, NULL) == KT_E_KEY,
+			"the old KEK is of no use");
+		require(kt_envelope_open(b, "item", env.data, size, &out, NULL) == KT_OK, "the new KEK opens it");
+	}
+	kt_buf_free(&env);
+	kt_buf_free(&out);
+}
+
 static void check_envelope(kt_envelope_ctx *a, kt_envelope_ctx *b, const uint8_t *data, size_t size)
 {
 	kt_envelope_info info;
@@ -51,6 +69,7 @@ static void check_envelope(kt_envelope_ctx *a, kt_envelope_ctx *b, const uint8_t
 	require(!opens || moved, "what opens can be moved");
 	require(moved || memcmp(before, head, sizeof before) == 0, "a refusal leaves the head alone");
 	kt_buf_free(&out);
+	check_resealed(a, b, data, size, opens);
 }
 
 /* Data: positions and values to XOR into a sealed envelope. Any real change must make it fail. */
@@ -77,7 +96,22 @@ static void check_record(const uint8_t *data, size_t size)
 	if (kt_kek_inspect(data, size, &info, &err) == KT_OK)
 		require(info.generation >= 1 && strlen(info.kcv) == 6 && strlen(info.cmk_kcv) == 6, "a whole record");
 	else
-		require(err.code == KT_E_INPUT && err.msg[0], "a refusal says why");
+		require((err.code == KT_E_INPUT || err.code == KT_E_REFUSED) && err.msg[0], "a refusal says why");
+}
+
+/* There is no tag in the legacy form: what it opens as is anything, but it is shorter than the input and sane. */
+static void check_legacy(const uint8_t *data, size_t size)
+{
+	static kt_secret key;
+	kt_buf out = KT_BUF_INIT;
+	kt_err err = KT_ERR_INIT;
+	require(key.len || kt_secret_new(&key, KT_LEGACY_KEY_LEN, NULL) == KT_OK, "a secret");
+	if (kt_legacy_open(&key, data, size, &out, &err) == KT_OK)
+		require(kt_legacy_is(data, size) && out.len < size, "what opens is of the legacy form");
+	else
+		require(err.code == KT_E_INPUT && err.msg[0] && out.len == 0, "a refusal says why, and gives nothing");
+	require(kt_buf_sane(&out), "a sane buffer");
+	kt_buf_free(&out);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -93,6 +127,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		check_envelope(a, b, data + 1, size - 1);
 	else if (data[0] == 'S')
 		check_damaged(a, b, data + 1, size - 1);
+	else if (data[0] == 'L')
+		check_legacy(data + 1, size - 1);
 	else
 		check_record(data, size);
 	return 0;
