@@ -147,7 +147,7 @@ static void killed_in_the_middle_and_resumed(void **state)
 	(void)state;
 	static const char *const args[] = {"migrate_encryption", NULL};
 	make_legacy("12000", "20");
-	(void)setenv("KEYTURN_STORE_REKEY_DELAY_MS", "1000", 1);
+	(void)setenv("KEYTURN_STORE_REKEY_DELAY_MS", "2500", 1);
 	pid_t pid = lab_spawn(args);
 	for (int i = 0; i < 400 && count_in("log/looker.log", "Pausing for") < 2; i++)
 		lab_sleep_ms(25);
