@@ -8,6 +8,7 @@
 #include <openssl/kdf.h>
 #include <openssl/params.h>
 #include <openssl/rand.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Where the fields are; docs/FORMATS.md, "Envelope", has the same numbers. */
@@ -203,12 +204,18 @@ kt_code kt_kek_inspect(const void *record, size_t len, kt_kek_info *info, kt_err
 	info->generation = (uint32_t)be_get(r + AT_GENERATION, 4);
 	info->created_ms = (int64_t)be_get(r + AT_CREATED, 8);
 	memcpy(info->kcv, blob.kcv, sizeof info->kcv);
-	memcpy(info->cmk_kcv, blob.wrapping.kcv, sizeof info->cmk_kcv);
+	(void)snprintf(info->cmk_kcv, sizeof info->cmk_kcv, "%s",
+		       blob.format == KT_BLOB_AWS_KMS ? KT_KEYSTORE_NO_KCV : blob.wrapping.kcv);
 	return KT_OK;
 }
 
 static kt_code wrong_cmk(const kt_blob *blob, const kt_keystore *cmk, kt_err *err)
 {
+	if (blob->format == KT_BLOB_AWS_KMS)
+		return kt_fail(
+			err, KT_E_KEY, "give that key, or restore the data that belongs to this one",
+			"the master key %s (KCV %s) does not open the data: its KEK is wrapped by the AWS KMS key %s",
+			kt_keystore_uri(cmk), kt_keystore_kcv(cmk), blob->wrapping.label);
 	return kt_fail(
 		err, KT_E_KEY,
 		"give the key with the KCV that the data needs, or restore the data that belongs to this key",
@@ -236,7 +243,7 @@ kt_code kt_kek_open(const void *record, size_t len, kt_keystore *cmk, kt_kek *ke
 	kt_blob blob = {0};
 	*kek = KT_KEK_INIT;
 	KT_TRY(parse(r, len, &blob, err));
-	if (strcmp(blob.wrapping.kcv, kt_keystore_kcv(cmk)) != 0)
+	if (!kt_keystore_made(cmk, &blob))
 		return wrong_cmk(&blob, cmk, err);
 	kt_code rc = kt_keystore_unwrap_kek(cmk, &blob, &kek->key, err);
 	if (rc == KT_OK)

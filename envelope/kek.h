@@ -36,7 +36,7 @@ typedef struct kt_kek_info {
 	uint32_t generation; /* 1.. */
 	int64_t created_ms;
 	char kcv[KT_KCV_TEXT];     /* of the KEK; KT_KCV_METHOD */
-	char cmk_kcv[KT_KCV_TEXT]; /* of the CMK that wraps it */
+	char cmk_kcv[KT_KCV_TEXT]; /* of the CMK that wraps it, or KT_KEYSTORE_NO_KCV */
 } kt_kek_info;
 
 /*

@@ -3,6 +3,7 @@
 #ifndef KT_KEYSTORE_INTERNAL_H
 #define KT_KEYSTORE_INTERNAL_H
 
+#include "keystore/aws.h"
 #include "keystore/keystore.h"
 #include "pkcs11/key.h"
 
@@ -15,7 +16,7 @@ typedef struct kt_keystore_scheme {
 	kt_code (*unwrap_kek)(kt_keystore *ks, const kt_blob *blob, kt_secret *kek, kt_err *err);
 } kt_keystore_scheme;
 
-/* Invariant: either cmk is set (file:, env:) or token and key are (pkcs11:). */
+/* Invariant: exactly one is set: cmk (file:, env:), token and key (pkcs11:), or kms (awskms:). */
 struct kt_keystore {
 	const kt_keystore_scheme *scheme;
 	kt_buf uri;
@@ -23,11 +24,17 @@ struct kt_keystore {
 	kt_secret cmk;
 	kt_token *token;
 	kt_token_key key;
+	kt_aws_kms *kms;
 };
 
 extern const kt_keystore_scheme kt_keystore_file;
 extern const kt_keystore_scheme kt_keystore_env;
 extern const kt_keystore_scheme kt_keystore_pkcs11;
+extern const kt_keystore_scheme kt_keystore_awskms;
+
+/* awskms.c: end it (NULL is fine); is it the key that a blob of format KT_BLOB_AWS_KMS names? */
+void kt_keystore_awskms_close(kt_aws_kms *kms);
+bool kt_keystore_awskms_made(const kt_aws_kms *kms, const kt_blob *blob);
 
 /* local.c: what file: and env: share. Take base64 text as the CMK; `where` names its place in messages. */
 KT_MUST_CHECK kt_code kt_keystore_take_cmk(kt_keystore *ks, const kt_secret *text, const char *where, kt_err *err);

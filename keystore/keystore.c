@@ -6,10 +6,11 @@
 
 #include "keystore/internal.h"
 
-static const kt_keystore_scheme *const schemes[] = {&kt_keystore_pkcs11, &kt_keystore_file, &kt_keystore_env};
+static const kt_keystore_scheme *const schemes[] = {&kt_keystore_pkcs11, &kt_keystore_file, &kt_keystore_env,
+						    &kt_keystore_awskms};
 enum { SCHEMES = sizeof schemes / sizeof schemes[0] };
 
-static const char known[] = "keystores are named by pkcs11:..., file:/absolute/path or env:NAME";
+static const char known[] = "keystores are named by pkcs11:..., file:/absolute/path, env:NAME or awskms:KEY";
 
 static const kt_keystore_scheme *scheme_of(const char *uri)
 {
@@ -53,6 +54,7 @@ void kt_keystore_close(kt_keystore *ks)
 		return;
 	kt_secret_free(&ks->cmk);
 	kt_token_close(ks->token);
+	kt_keystore_awskms_close(ks->kms);
 	kt_buf_free(&ks->uri);
 	free(ks);
 }
@@ -65,6 +67,25 @@ const char *kt_keystore_uri(const kt_keystore *ks)
 const char *kt_keystore_kcv(const kt_keystore *ks)
 {
 	return ks->kcv;
+}
+
+bool kt_keystore_made(const kt_keystore *ks, const kt_blob *blob)
+{
+	if (blob->format == KT_BLOB_AWS_KMS || ks->kms)
+		return blob->format == KT_BLOB_AWS_KMS && ks->kms && kt_keystore_awskms_made(ks->kms, blob);
+	return strcmp(blob->wrapping.kcv, ks->kcv) == 0;
+}
+
+/* Before anything is asked of a key that cannot open it. */
+static kt_code another_kind(const kt_keystore *ks, const kt_blob *blob, kt_err *err)
+{
+	if (blob->format == KT_BLOB_AWS_KMS)
+		return kt_fail(err, KT_E_KEY, "give that key (awskms:, LKR_AWS_CMK)",
+			       "the KEK is wrapped by the AWS KMS key %s, not by %s", blob->wrapping.label,
+			       kt_buf_cstr(&ks->uri));
+	return kt_fail(err, KT_E_KEY, "give the key with that check value",
+		       "the KEK is wrapped by a master key with KCV %s, not by %s", blob->wrapping.kcv,
+		       kt_buf_cstr(&ks->uri));
 }
 
 kt_code kt_keystore_new_kek(kt_keystore *ks, kt_secret *kek, kt_blob *out, kt_err *err)
@@ -86,5 +107,7 @@ kt_code kt_keystore_unwrap_kek(kt_keystore *ks, const kt_blob *blob, kt_secret *
 	if (blob->purpose != KT_BLOB_KEK)
 		return kt_fail(err, KT_E_INPUT, NULL, "this wrapped key is for %s, it is no KEK",
 			       kt_blob_purpose_name(blob->purpose));
+	if ((blob->format == KT_BLOB_AWS_KMS || ks->kms) && !kt_keystore_made(ks, blob))
+		return another_kind(ks, blob, err);
 	return ks->scheme->unwrap_kek(ks, blob, kek, err);
 }

@@ -4,8 +4,10 @@
  * unwrapping a KEK. Schemes:
  *   file:/absolute/path   base64 of 32 bytes (a newline is tolerated), mode exactly 0400
  *   env:NAME              base64 of 32 bytes in an environment variable
+ *   awskms:KEY[?region=REGION][&context=TEXT]  a symmetric key of AWS KMS, which it never leaves
  *   pkcs11:...            a wrapping key in a token, named by `object` and/or `id`; the CMK never leaves it
  * Under a CMK of file: and env: a KEK is wrapped by libcrypto, in a token by C_WrapKey; RFC 5649 where possible.
+ * AWS KMS has its own format (KT_BLOB_AWS_KMS).
  */
 #ifndef KT_KEYSTORE_KEYSTORE_H
 #define KT_KEYSTORE_KEYSTORE_H
@@ -26,23 +28,39 @@ typedef struct kt_keystore kt_keystore;
 
 /*
  * Open a keystore and check its CMK. KT_E_INPUT: the URI is malformed or of an unknown scheme (the known ones are
- * listed). KT_E_KEY: the key is missing, of wrong size or mode, or not base64. KT_E_HSM, KT_E_IO: from below. One
- * thread at a time. *out is the caller's: kt_keystore_close (NULL is fine), which wipes the CMK or ends the session.
+ * listed). KT_E_KEY: the key is missing, of wrong size or mode, or not base64. KT_E_HSM, KT_E_IO: from below. Of AWS
+ * KMS also KT_E_REFUSED: credentials, permission or the key's state; KT_E_UNREACHABLE: not reached, or it failed each
+ * time. One thread at a time. *out is the caller's: kt_keystore_close (NULL is fine), which wipes the CMK or ends the
+ * session.
  */
 KT_MUST_CHECK kt_code kt_keystore_open(const char *uri, kt_keystore **out, kt_err *err);
 void kt_keystore_close(kt_keystore *ks);
 
-/* The URI without a pin-source, and the CMK's check value (KT_KCV_METHOD). Owned by the keystore. */
+/* What stands for the check value of a key of AWS KMS: nobody can take one. Its ARN tells which key it is. */
+#define KT_KEYSTORE_NO_KCV "none"
+/* The encryption context of AWS KMS where none is said. */
+#define KT_KEYSTORE_AWS_CONTEXT "Looker_Encryption_Context"
+/* The URI of a key of AWS KMS (alias/NAME, id or ARN) with an encryption context (NULL or "": none is said), appended.
+ */
+KT_MUST_CHECK kt_code kt_keystore_awskms_uri(const char *key, const char *context, kt_buf *out, kt_err *err);
+
+/* The URI without a pin-source, and the CMK's check value (KT_KCV_METHOD, or KT_KEYSTORE_NO_KCV). Owned by the
+ * keystore.
+ */
 const char *kt_keystore_uri(const kt_keystore *ks);
 const char *kt_keystore_kcv(const kt_keystore *ks);
 
-/* A new random KEK (32 bytes, generated in the token for pkcs11:) and its wrapping under the CMK, purpose KT_BLOB_KEK.
+/* Does a blob say that it was wrapped by this CMK: by its check value, or its ARN? */
+bool kt_keystore_made(const kt_keystore *ks, const kt_blob *blob);
+
+/* A new random KEK (32 bytes, generated in the token for pkcs11:, by AWS for awskms:) and its wrapping under the CMK,
+ * purpose KT_BLOB_KEK.
  */
 KT_MUST_CHECK kt_code kt_keystore_new_kek(kt_keystore *ks, kt_secret *kek, kt_blob *out, kt_err *err);
 /* Wrap a KEK that is there already (moving it to another CMK). A token that takes no key in the clear refuses:
  * KT_E_HSM. */
 KT_MUST_CHECK kt_code kt_keystore_wrap_kek(kt_keystore *ks, const kt_secret *kek, kt_blob *out, kt_err *err);
-/* Open it. KT_E_KEY when this CMK is not the one that wrapped it (its KCV differs) or the blob was damaged. */
+/* Open it. KT_E_KEY when this CMK is not the one that wrapped it (its KCV or ARN differs) or the blob was damaged. */
 KT_MUST_CHECK kt_code kt_keystore_unwrap_kek(kt_keystore *ks, const kt_blob *blob, kt_secret *kek, kt_err *err);
 
 #endif

@@ -179,7 +179,7 @@ kt_code kt_p11_may_unwrap(kt_token *t, const kt_blob *blob, const kt_token_key *
 {
 	kt_blob_format format;
 	KT_TRY(kt_blob_refuse_mechanism(blob->mechanism, blob->mechanism_id, err));
-	if (kt_blob_is_rsa(blob->format))
+	if (!kt_blob_is_aes(blob->format))
 		return kt_fail(err, KT_E_INPUT, NULL,
 			       "a key that is wrapped to an RSA key opens with its private half only");
 	if (strcmp(blob->wrapping.kcv, wrapping->kcv) != 0)

@@ -37,36 +37,54 @@ static kt_code missing(kt_keys_role role, kt_err *err)
 	if (role == KT_KEYS_PLAIN)
 		return kt_fail(err, KT_E_KEY,
 			       "set LKR_MASTER_KEY_FILE to the path of the master key's file, or "
-			       "LKR_MASTER_KEY_ENV to the master key in base64",
+			       "LKR_MASTER_KEY_ENV to the master key in base64, or LKR_AWS_CMK to a key of AWS KMS",
 			       "%s", KT_KEYSTORE_MISSING);
 	return kt_fail(err, KT_E_KEY,
-		       "a rekey needs LKR_MASTER_KEY_FILE or LKR_MASTER_KEY_ENV with _SOURCE and with _DESTINATION",
-		       "neither LKR_MASTER_KEY_FILE%s nor LKR_MASTER_KEY_ENV%s is set", suffix[role], suffix[role]);
+		       "a rekey needs LKR_MASTER_KEY_FILE, LKR_MASTER_KEY_ENV or LKR_AWS_CMK with _SOURCE and with "
+		       "_DESTINATION",
+		       "none of LKR_MASTER_KEY_FILE%s, LKR_MASTER_KEY_ENV%s and LKR_AWS_CMK%s is set", suffix[role],
+		       suffix[role], suffix[role]);
+}
+
+/* Which of the three that may name a master key are set: exactly one must be. */
+static kt_code pick(kt_keys_role role, variable *out, kt_err *err)
+{
+	static const char *const stems[] = {"LKR_MASTER_KEY_FILE", "LKR_MASTER_KEY_ENV", "LKR_AWS_CMK"};
+	*out = (variable){.value = NULL};
+	for (size_t i = 0; i < sizeof stems / sizeof stems[0]; i++) {
+		variable v = look(stems[i], role);
+		if (v.value && out->value)
+			return kt_fail(err, KT_E_KEY, "unset one of them",
+				       "%s and %s are both set: which is the master key?", out->name, v.name);
+		if (v.value)
+			*out = v;
+	}
+	return out->value ? KT_OK : missing(role, err);
+}
+
+static kt_code file_uri(const char *value, kt_buf *out, kt_err *err)
+{
+	char *path = NULL;
+	KT_TRY(kt_store_absolute(NULL, value, &path, err));
+	kt_code rc = kt_buf_printf(out, err, "file:%s", path);
+	free(path);
+	return rc;
 }
 
 kt_code kt_keys_uri(kt_keys_role role, char **uri, kt_err *err)
 {
-	variable file = look("LKR_MASTER_KEY_FILE", role);
-	variable env = look("LKR_MASTER_KEY_ENV", role);
-	variable aws = look("LKR_AWS_CMK", role);
+	variable v;
+	kt_buf text = KT_BUF_INIT;
 	*uri = NULL;
-	if (aws.value)
-		return kt_fail(err, KT_E_KEY, "use LKR_MASTER_KEY_FILE or LKR_MASTER_KEY_ENV, and unset this variable",
-			       "%s is set, but this version has no keystore for AWS KMS", aws.name);
-	if (file.value && env.value)
-		return kt_fail(err, KT_E_KEY, "unset one of them", "%s and %s are both set: which is the master key?",
-			       file.name, env.name);
-	if (!file.value && !env.value)
-		return missing(role, err);
-	char *path = NULL;
-	if (file.value)
-		KT_TRY(kt_store_absolute(NULL, file.value, &path, err));
-	int n = path ? asprintf(uri, "file:%s", path) : asprintf(uri, "env:%s", env.name);
-	free(path);
-	if (n >= 0)
-		return KT_OK;
-	*uri = NULL;
-	return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	KT_TRY(pick(role, &v, err));
+	kt_code rc = strncmp(v.name, "LKR_MASTER_KEY_FILE", 19) == 0 ? file_uri(v.value, &text, err)
+		     : strncmp(v.name, "LKR_MASTER_KEY_ENV", 18) == 0
+			     ? kt_buf_printf(&text, err, "env:%s", v.name)
+			     : kt_keystore_awskms_uri(v.value, look("LKR_AWS_CMK_EC", role).value, &text, err);
+	if (rc == KT_OK && !(*uri = kt_buf_steal(&text)))
+		rc = kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	kt_buf_free(&text);
+	return rc;
 }
 
 kt_code kt_keys_open(kt_keys_role role, kt_keystore **out, kt_err *err)

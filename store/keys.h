@@ -3,6 +3,8 @@
  * The variables of the documented procedures, and the keystores that they name:
  *   LKR_MASTER_KEY_FILE  a file with the CMK (keystore file:)
  *   LKR_MASTER_KEY_ENV   the CMK itself, base64 (keystore env:)
+ *   LKR_AWS_CMK          a key of AWS KMS: alias/NAME, id or ARN (keystore awskms:), with LKR_AWS_CMK_EC its encryption
+ *                        context
  * each plain (what the node runs with), with _SOURCE and with _DESTINATION (what a rekey turns from and to). An empty
  * variable counts as absent.
  */
@@ -17,7 +19,7 @@ typedef enum kt_keys_role { KT_KEYS_PLAIN, KT_KEYS_SOURCE, KT_KEYS_DESTINATION }
 
 /*
  * The keystore's URI for a role; *uri is the caller's (free). KT_E_KEY: no variable is set (KT_KEYSTORE_MISSING for the
- * plain ones), or two that contradict each other, or one for a keystore that is not supported (LKR_AWS_CMK).
+ * plain ones), or two that contradict each other.
  */
 KT_MUST_CHECK kt_code kt_keys_uri(kt_keys_role role, char **uri, kt_err *err);
 /* Is any variable of that role set? */

@@ -12,8 +12,8 @@ enum { VERSION = 2, RSA_MIN = 256, RSA_MAX = 1024, MECHANISM_HEX = 8 };
 static const char not_ours[] = "take the blob again from where it was made; do not edit it";
 
 static const char *const purposes[] = {"escrow", "kek", "transport", "rehearsal", "custodian"};
-static const char *const formats[] = {"rfc5649",       "rfc3394",        "rsa-oaep-sha256",
-				      "rsa-oaep-sha1", "rsa-aes-sha256", "rsa-aes-sha1"};
+static const char *const formats[] = {"rfc5649",        "rfc3394",      "rsa-oaep-sha256", "rsa-oaep-sha1",
+				      "rsa-aes-sha256", "rsa-aes-sha1", "aws-kms"};
 _Static_assert(sizeof purposes / sizeof purposes[0] == KT_BLOB_PURPOSES, "a name for each purpose");
 _Static_assert(sizeof formats / sizeof formats[0] == KT_BLOB_FORMATS, "a name for each format");
 
@@ -29,7 +29,12 @@ const char *kt_blob_purpose_name(kt_blob_purpose purpose)
 
 bool kt_blob_is_rsa(kt_blob_format f)
 {
-	return f != KT_BLOB_RFC5649 && f != KT_BLOB_RFC3394;
+	return !kt_blob_is_aes(f) && f != KT_BLOB_AWS_KMS;
+}
+
+bool kt_blob_is_aes(kt_blob_format f)
+{
+	return f == KT_BLOB_RFC5649 || f == KT_BLOB_RFC3394;
 }
 
 bool kt_blob_is_composed(kt_blob_format f)
@@ -86,28 +91,52 @@ static const char *broken_address(const kt_blob *b)
 
 static const char *broken_length(const kt_blob *b)
 {
-	size_t aes = !kt_blob_is_rsa(b->format) || kt_blob_is_composed(b->format) ? KT_BLOB_AES_WRAPPED : 0;
+	size_t aes = kt_blob_is_composed(b->format) ? KT_BLOB_AES_WRAPPED : 0;
 	size_t rsa = b->wrapped_len >= aes ? b->wrapped_len - aes : 0;
 	bool fits = kt_blob_is_rsa(b->format) ? rsa >= RSA_MIN && rsa <= RSA_MAX && rsa % 8 == 0
-					      : b->wrapped_len == KT_BLOB_AES_WRAPPED;
+		    : kt_blob_is_aes(b->format)
+			    ? b->wrapped_len == KT_BLOB_AES_WRAPPED
+			    : b->wrapped_len > KT_BLOB_KEY_BITS / 8 && b->wrapped_len <= KT_BLOB_KMS_MAX;
 	return fits ? NULL : "the wrapped key has a length that its format cannot give";
+}
+
+static const char *broken_kind(const kt_blob *b)
+{
+	if ((unsigned)b->purpose >= KT_BLOB_PURPOSES || (unsigned)b->format >= KT_BLOB_FORMATS ||
+	    kt_blob_is_rsa(b->format) != (to_node(b) || b->purpose == KT_BLOB_CUSTODIAN) ||
+	    (b->format == KT_BLOB_AWS_KMS && b->purpose != KT_BLOB_KEK))
+		return "its format does not fit its purpose";
+	return NULL;
+}
+
+static const char *broken_wrapping(const kt_blob *b)
+{
+	if (kt_blob_is_rsa(b->format))
+		return lower_hex(b->spki_sha256, KT_SHA256_HEX - 1)
+			       ? NULL
+			       : "\"spki_sha256\" must be 64 lower-case hex digits";
+	if (b->format == KT_BLOB_AWS_KMS)
+		return strncmp(b->wrapping.label, "arn:", 4) == 0 && !b->wrapping.id[0] && !b->wrapping.kcv[0]
+			       ? NULL
+			       : "the wrapping key must be named by its ARN alone";
+	if (!lower_hex(b->wrapping.kcv, KT_KCV_TEXT - 1))
+		return "the wrapping key's check value must be 6 lower-case hex digits";
+	if (strlen(b->wrapping.id) % 2 || !lower_hex(b->wrapping.id, strlen(b->wrapping.id)))
+		return "the wrapping key's id must be lower-case hex";
+	return NULL;
 }
 
 const char *kt_blob_broken(const kt_blob *b)
 {
-	bool rsa = kt_blob_is_rsa(b->format);
-	if ((unsigned)b->purpose >= KT_BLOB_PURPOSES || (unsigned)b->format >= KT_BLOB_FORMATS ||
-	    rsa != (to_node(b) || b->purpose == KT_BLOB_CUSTODIAN))
-		return "its format does not fit its purpose";
+	const char *wrong = broken_kind(b);
+	if (wrong)
+		return wrong;
 	if (!lower_hex(b->kcv, KT_KCV_TEXT - 1))
 		return "the key's check value must be 6 lower-case hex digits";
-	if (rsa && !lower_hex(b->spki_sha256, KT_SHA256_HEX - 1))
-		return "\"spki_sha256\" must be 64 lower-case hex digits";
-	if (!rsa && !lower_hex(b->wrapping.kcv, KT_KCV_TEXT - 1))
-		return "the wrapping key's check value must be 6 lower-case hex digits";
-	if (!rsa && (strlen(b->wrapping.id) % 2 || !lower_hex(b->wrapping.id, strlen(b->wrapping.id))))
-		return "the wrapping key's id must be lower-case hex";
-	const char *wrong = broken_address(b);
+	wrong = broken_wrapping(b);
+	if (wrong)
+		return wrong;
+	wrong = broken_address(b);
 	return wrong ? wrong : broken_length(b);
 }
 
@@ -143,6 +172,8 @@ static kt_code put_wrapping(const kt_blob *b, cJSON *o, kt_err *err)
 	KT_TRY(add_object(o, "wrapping_key", &w, err));
 	if (kt_blob_is_rsa(b->format))
 		return kt_json_add_str(w, "spki_sha256", b->spki_sha256, err);
+	if (b->format == KT_BLOB_AWS_KMS)
+		return kt_json_add_str(w, "arn", b->wrapping.label, err);
 	KT_TRY(kt_json_add_str(w, "label", b->wrapping.label, err));
 	KT_TRY(kt_json_add_str(w, "id", b->wrapping.id, err));
 	return kt_json_add_str(w, "kcv", b->wrapping.kcv, err);
@@ -372,11 +403,14 @@ static kt_code get_wrapping(const cJSON *o, kt_blob *b, kt_err *err)
 {
 	static const char *const aes[] = {"label", "id", "kcv", NULL};
 	static const char *const rsa[] = {"spki_sha256", NULL};
+	static const char *const kms[] = {"arn", NULL};
 	const cJSON *w;
 	KT_TRY(kt_json_object(o, "wrapping_key", &w, err));
-	KT_TRY(only(w, kt_blob_is_rsa(b->format) ? rsa : aes, err));
+	KT_TRY(only(w, kt_blob_is_rsa(b->format) ? rsa : kt_blob_is_aes(b->format) ? aes : kms, err));
 	if (kt_blob_is_rsa(b->format))
 		return get_text(w, "spki_sha256", b->spki_sha256, sizeof b->spki_sha256, err);
+	if (b->format == KT_BLOB_AWS_KMS)
+		return get_text(w, "arn", b->wrapping.label, sizeof b->wrapping.label, err);
 	KT_TRY(get_text(w, "label", b->wrapping.label, sizeof b->wrapping.label, err));
 	KT_TRY(get_text(w, "id", b->wrapping.id, sizeof b->wrapping.id, err));
 	return get_text(w, "kcv", b->wrapping.kcv, sizeof b->wrapping.kcv, err);

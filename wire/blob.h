@@ -6,10 +6,11 @@
  * changed.
  *
  *   {"v":2, "purpose":"escrow"|"kek"|"transport"|"rehearsal"|"custodian",
- *    "format":"rfc5649"|"rfc3394"|"rsa-oaep-sha256"|"rsa-oaep-sha1"|"rsa-aes-sha256"|"rsa-aes-sha1",
+ *    "format":"rfc5649"|"rfc3394"|"rsa-oaep-sha256"|"rsa-oaep-sha1"|"rsa-aes-sha256"|"rsa-aes-sha1"|"aws-kms",
  *    "mechanism":"CKM_...", "mechanism_id":"0000210a",       (the second absent when no token made it)
  *    "token":{"label","manufacturer","serial","model"},      (absent when no token made it)
- *    "wrapping_key":{"label","id","kcv"} (escrow, kek) or {"spki_sha256"} (transport, rehearsal, custodian),
+ *    "wrapping_key":{"label","id","kcv"} (escrow, kek) or {"spki_sha256"} (transport, rehearsal, custodian)
+ *                     or {"arn"} (kek, format aws-kms),
  *    "key":{"type":"aes","bits":256,"kcv":"a1b2c3","kcv_method":"cmac-zero16"},
  *    "run":"...", "node":"...", "custodian":"...",           (each absent when empty)
  *    "wrapped":"base64", "mac":"hex"}
@@ -39,12 +40,14 @@ typedef enum kt_blob_format {
 	KT_BLOB_RSA_OAEP_SHA1,
 	KT_BLOB_RSA_AES_SHA256, /* OAEP of an ephemeral AES-256 key, then RFC 5649 under that key: the bytes of */
 	KT_BLOB_RSA_AES_SHA1,   /* CKM_RSA_AES_KEY_WRAP (PKCS#11 v3.0 Current Mechanisms, "RSA AES KEY WRAP") */
+	KT_BLOB_AWS_KMS,        /* a CiphertextBlob of AWS KMS, opaque to everybody else */
 	KT_BLOB_FORMATS
 } kt_blob_format;
 
 enum {
 	KT_BLOB_AES_WRAPPED = 40,                         /* bytes of a key of 32 by either AES key wrap */
 	KT_BLOB_WRAPPED_MAX = 1024 + KT_BLOB_AES_WRAPPED, /* RSA-8192, and what is wrapped under the ephemeral key */
+	KT_BLOB_KMS_MAX = 1024,                           /* bytes of AWS KMS for a key of 32; about 180 today */
 	KT_BLOB_MECHANISM = 64,                           /* sizes of texts with the NUL */
 	KT_BLOB_NAME = 129,
 	KT_BLOB_ID_HEX = 129,
@@ -55,9 +58,10 @@ enum {
 
 /*
  * Invariants: (1) spki_sha256 is set exactly for RSA formats, wrapping.kcv exactly for AES ones; (2) the format fits
- * the purpose (AES: escrow and kek; RSA: the others); (3) wrapped_len is 40 for AES formats, a multiple of 8 of at
- * least 256 for RSA-OAEP, and 40 more than that for RSA-AES; (4) node is set exactly for transport and rehearsal, where
- * run is set, too; custodian exactly for purpose custodian.
+ * the purpose (AES: escrow and kek; AWS KMS: kek; RSA: the others); (3) wrapped_len is 40 for AES formats, a multiple
+ * of 8 of at least 256 for RSA-OAEP, and 40 more than that for RSA-AES, 33 to KT_BLOB_KMS_MAX for AWS KMS; (4) node is
+ * set exactly for transport and rehearsal, where run is set, too; custodian exactly for purpose custodian; (5) for AWS
+ * KMS wrapping.label is the key's ARN, and wrapping.id is empty.
  */
 typedef struct kt_blob {
 	kt_blob_purpose purpose;
@@ -94,6 +98,8 @@ typedef struct kt_blob_address {
 KT_MUST_CHECK kt_code kt_blob_begin(const kt_blob_address *address, kt_blob *out, kt_err *err);
 /* Is the receiver's key an RSA key? */
 bool kt_blob_is_rsa(kt_blob_format format);
+/* Is it an AES key, by either AES key wrap? */
+bool kt_blob_is_aes(kt_blob_format format);
 /* Is it OAEP of an ephemeral AES key, and the key wrapped under that one? */
 bool kt_blob_is_composed(kt_blob_format format);
 /* Does a format have OAEP with SHA-256 (else SHA-1)? Of RSA formats only. */

@@ -143,7 +143,7 @@ kt_code kt_blob_open_aes(kt_blob_format format, const kt_secret *wrapping, const
 			 kt_secret *out, kt_err *err)
 {
 	*out = KT_SECRET_INIT;
-	if (kt_blob_is_rsa(format) || n != KT_BLOB_AES_WRAPPED)
+	if (!kt_blob_is_aes(format) || n != KT_BLOB_AES_WRAPPED)
 		return kt_fail(err, KT_E_INPUT, NULL, "this is not a key of 32 bytes under an AES key");
 	if (wrapping->len != KEY_LEN)
 		return kt_fail(err, KT_E_KEY, NULL, "an AES-256 key has %d bytes, this one has %zu", KEY_LEN,
@@ -164,7 +164,7 @@ kt_code kt_blob_unwrap_aes(const kt_blob *blob, const kt_secret *wrapping, kt_se
 	kt_secret key;
 	*out = KT_SECRET_INIT;
 	KT_TRY(kt_kcv_of(wrapping, kcv, err));
-	if (!kt_blob_is_rsa(blob->format) && strcmp(kcv, blob->wrapping.kcv) != 0)
+	if (kt_blob_is_aes(blob->format) && strcmp(kcv, blob->wrapping.kcv) != 0)
 		return kt_fail(err, KT_E_KEY, "use the wrapping key with the check value that the blob names",
 			       "the blob was wrapped under the key with check value %s, this one has %s",
 			       blob->wrapping.kcv, kcv);

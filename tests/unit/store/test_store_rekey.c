@@ -426,11 +426,11 @@ static void refused_with_a_reason(void **state)
 	assert_int_equal(r->code, 11);
 	assert_contains(r->err, "turned already");
 	assert_int_equal(verify_with("cmk2", NULL), 0);
-	/* another kind of keystore */
+	/* two keystores for one key */
 	(void)setenv("LKR_AWS_CMK_DESTINATION", "alias/x", 1);
 	r = lab("rekey");
 	assert_int_equal(r->code, 11);
-	assert_contains(r->err, "LKR_AWS_CMK_DESTINATION");
+	assert_contains(r->err, "LKR_MASTER_KEY_FILE_DESTINATION and LKR_AWS_CMK_DESTINATION are both set");
 }
 
 static size_t cached_files(void)

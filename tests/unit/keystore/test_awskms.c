@@ -1,0 +1,578 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* awskms: against a server of its own (tests/harness/ktlab/awskms.py), which checks every signature. */
+#include "tests/unit/support.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "keystore/internal.h"
+#include "keystore/keystore.h"
+
+#define SECRET "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+#define ARN "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+#define ARN_URI ("awskms:" ARN)
+#define ARN_URI_US ("awskms:" ARN "?region=us-east-1")
+
+static FILE *to, *from;
+static pid_t server;
+static char url[64];
+
+static const char *const variables[] = {
+	"AWS_ACCESS_KEY_ID",
+	"AWS_SECRET_ACCESS_KEY",
+	"AWS_SESSION_TOKEN",
+	"AWS_PROFILE",
+	"AWS_SHARED_CREDENTIALS_FILE",
+	"AWS_CONFIG_FILE",
+	"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+	"AWS_CONTAINER_CREDENTIALS_FULL_URI",
+	"AWS_CONTAINER_AUTHORIZATION_TOKEN",
+	"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+	"AWS_EC2_METADATA_DISABLED",
+	"AWS_EC2_METADATA_SERVICE_ENDPOINT",
+	"AWS_REGION",
+	"AWS_DEFAULT_REGION",
+	"AWS_ENDPOINT_URL",
+	"AWS_ENDPOINT_URL_KMS",
+	"AWS_MAX_ATTEMPTS",
+};
+
+/* --- The server --------------------------------------------------------------------------------------------------- */
+
+static int start(void **state)
+{
+	int in[2], out[2];
+	char path[512], line[32];
+	(void)state;
+	(void)snprintf(path, sizeof path, "%s/tests/harness/ktlab/awskms.py", getenv("KT_SOURCE_DIR"));
+	if (pipe(in) != 0 || pipe(out) != 0)
+		return 1;
+	server = fork();
+	if (server == 0) {
+		(void)dup2(in[0], 0);
+		(void)dup2(out[1], 1);
+		(void)close(in[1]);
+		(void)close(out[0]);
+		execl("/usr/bin/python3", "python3", "-BP", path, (char *)NULL);
+		_exit(127);
+	}
+	(void)close(in[0]);
+	(void)close(out[1]);
+	to = fdopen(in[1], "w");
+	from = fdopen(out[0], "r");
+	if (server < 0 || !to || !from || !fgets(line, sizeof line, from))
+		return 1;
+	(void)snprintf(url, sizeof url, "http://127.0.0.1:%d", atoi(line));
+	return 0;
+}
+
+static int stop(void **state)
+{
+	(void)state;
+	(void)fclose(to); /* its end */
+	(void)fclose(from);
+	return waitpid(server, NULL, 0) == server ? 0 : 1;
+}
+
+/* A command of the server, and its answer. */
+static const char *tell(const char *command)
+{
+	static char line[1024];
+	assert_true(fprintf(to, "%s\n", command) > 0 && fflush(to) == 0);
+	assert_non_null(fgets(line, sizeof line, from));
+	return line;
+}
+
+static int asked(void)
+{
+	return atoi(tell("count"));
+}
+
+static int fresh(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof variables / sizeof variables[0]; i++)
+		(void)unsetenv(variables[i]);
+	(void)setenv("AWS_ENDPOINT_URL_KMS", url, 1);
+	(void)setenv("AWS_REGION", "eu-west-1", 1);
+	(void)setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE", 1);
+	(void)setenv("AWS_SECRET_ACCESS_KEY", SECRET, 1);
+	(void)setenv("HOME", "/nonexistent", 1);
+	(void)tell("fault - 0");
+	(void)tell("state Enabled");
+	(void)tell("deny -");
+	(void)asked();
+	return 0;
+}
+
+/* --- What is asked ------------------------------------------------------------------------------------------------ */
+
+static kt_keystore *must_open(const char *uri)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_keystore *ks;
+	assert_kt_ok(kt_keystore_open(uri, &ks, &err));
+	return ks;
+}
+
+/* It fails with this class, the message has the words, there is a remedy, and no secret is in either. */
+static void must_fail(kt_code code, const char *uri, const char *words)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_keystore *ks;
+	assert_kt_fails(code, kt_keystore_open(uri, &ks, &err));
+	assert_null(ks);
+	if (!strstr(err.msg, words))
+		fail_msg("\"%s\" is not in \"%s\"", words, err.msg);
+	assert_true(err.remedy[0] != '\0');
+	assert_null(strstr(err.msg, SECRET));
+	assert_null(strstr(err.remedy, SECRET));
+}
+
+static void round_trip(kt_keystore *ks)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_secret kek, again;
+	kt_blob made, moved, read;
+	kt_buf text = KT_BUF_INIT;
+	assert_kt_ok(kt_keystore_new_kek(ks, &kek, &made, &err));
+	assert_int_equal(kek.len, KT_KEK_LEN);
+	assert_int_equal(made.format, KT_BLOB_AWS_KMS);
+	assert_string_equal(made.wrapping.label, ARN);
+	assert_kt_ok(kt_blob_to_text(&made, &text, &err));
+	assert_non_null(strstr(kt_buf_cstr(&text), "\"wrapping_key\":{\"arn\":\"" ARN "\"}"));
+	assert_kt_ok(kt_blob_from_text("blob", text.data, text.len, &read, &err));
+	assert_kt_ok(kt_keystore_unwrap_kek(ks, &read, &again, &err));
+	assert_true(kt_secret_equal(&kek, &again));
+	kt_secret_free(&again);
+	assert_kt_ok(kt_keystore_wrap_kek(ks, &kek, &moved, &err));
+	assert_kt_ok(kt_keystore_unwrap_kek(ks, &moved, &again, &err));
+	assert_true(kt_secret_equal(&kek, &again));
+	kt_secret_free(&again);
+	kt_secret_free(&kek);
+	kt_buf_free(&text);
+}
+
+static void test_round_trip(void **state)
+{
+	static const char *const uris[] = {
+		"awskms:alias/looker", ARN_URI, "awskms:1234abcd-12ab-34cd-56ef-1234567890ab",
+		"awskms:arn:aws:kms:eu-west-1:123456789012:alias/looker?context=a%20%22b%22%C3%A9"};
+	(void)state;
+	for (size_t i = 0; i < sizeof uris / sizeof uris[0]; i++) {
+		kt_keystore *ks = must_open(uris[i]);
+		assert_string_equal(kt_keystore_kcv(ks), KT_KEYSTORE_NO_KCV);
+		round_trip(ks);
+		kt_keystore_close(ks);
+	}
+	kt_keystore *ks = must_open("awskms:alias/looker?context=a%20b");
+	assert_string_equal(kt_keystore_uri(ks), "awskms:alias/looker?region=eu-west-1&context=a%20b");
+	kt_keystore_close(ks);
+	ks = must_open("awskms:alias/looker?context=Looker_Encryption_Context");
+	assert_string_equal(kt_keystore_uri(ks), "awskms:alias/looker?region=eu-west-1");
+	kt_keystore_close(ks);
+}
+
+static void test_uris(void **state)
+{
+	static const char *const bad[] = {
+		"awskms:",
+		"awskms:alias/\"x\"",
+		"awskms:alias/a b",
+		"awskms:arn:aws:s3:::bucket",
+		ARN_URI_US,
+		"awskms:alias/looker?region=eu.west",
+		"awskms:alias/looker?region=",
+		"awskms:alias/looker?context=",
+		"awskms:alias/looker?context=%0a",
+		"awskms:alias/looker?context=%ff",
+		"awskms:alias/looker?context=%4",
+		"awskms:alias/looker?context=a&context=b",
+		"awskms:alias/looker?secret=x",
+	};
+	kt_err err = KT_ERR_INIT;
+	kt_keystore *ks;
+	char line[400];
+	(void)state;
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+		assert_kt_fails(KT_E_INPUT, kt_keystore_open(bad[i], &ks, &err));
+	(void)snprintf(line, sizeof line, "awskms:alias/looker?context=%0300d", 1);
+	assert_kt_fails(KT_E_INPUT, kt_keystore_open(line, &ks, &err));
+	(void)unsetenv("AWS_REGION");
+	must_fail(KT_E_INPUT, "awskms:alias/looker", "region");
+	(void)setenv("AWS_DEFAULT_REGION", "eu-west-1", 1);
+	kt_keystore_close(must_open("awskms:alias/looker"));
+	assert_int_equal(asked(), 1);
+}
+
+/* Keys go over the wire: an endpoint without TLS is for this machine alone. */
+static void test_endpoints(void **state)
+{
+	(void)state;
+	(void)setenv("AWS_ENDPOINT_URL_KMS", "http://kms.example.com", 1);
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "in the clear");
+	(void)setenv("AWS_ENDPOINT_URL_KMS", "http://127.0.0.1.example.com/", 1);
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "in the clear");
+	(void)setenv("AWS_ENDPOINT_URL_KMS", "", 1);
+	(void)setenv("AWS_ENDPOINT_URL", url, 1);
+	kt_keystore_close(must_open("awskms:alias/looker"));
+	(void)setenv("AWS_ENDPOINT_URL_KMS", "http://127.0.0.1:1", 1);
+	(void)setenv("AWS_MAX_ATTEMPTS", "2", 1);
+	must_fail(KT_E_UNREACHABLE, "awskms:alias/looker", "asked 2 times");
+}
+
+/* --- Keys that are wrong ------------------------------------------------------------------------------------------ */
+
+static void test_another_key(void **state)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_secret kek, again;
+	kt_blob blob;
+	(void)state;
+	kt_keystore *ks = must_open("awskms:alias/looker"), *other = must_open("awskms:alias/other");
+	kt_keystore *context = must_open("awskms:alias/looker?context=another");
+	assert_kt_ok(kt_keystore_new_kek(ks, &kek, &blob, &err));
+	kt_secret_free(&kek);
+	assert_false(kt_keystore_made(other, &blob));
+	assert_kt_fails(KT_E_KEY, kt_keystore_unwrap_kek(other, &blob, &again, &err));
+	assert_non_null(strstr(err.msg, ARN));
+	assert_kt_fails(KT_E_KEY, kt_keystore_unwrap_kek(context, &blob, &again, &err));
+	assert_non_null(strstr(err.msg, "InvalidCiphertextException"));
+	assert_non_null(strstr(err.remedy, "LKR_AWS_CMK_EC"));
+	(void)setenv("AWSKMS_TEST", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=", 1);
+	kt_keystore *env = must_open("env:AWSKMS_TEST");
+	assert_kt_fails(KT_E_KEY, kt_keystore_unwrap_kek(env, &blob, &again, &err));
+	assert_non_null(strstr(err.msg, ARN));
+	assert_kt_ok(kt_keystore_new_kek(env, &kek, &blob, &err));
+	kt_secret_free(&kek);
+	assert_kt_fails(KT_E_KEY, kt_keystore_unwrap_kek(ks, &blob, &again, &err));
+	kt_keystore_close(env);
+	kt_keystore_close(context);
+	kt_keystore_close(other);
+	kt_keystore_close(ks);
+}
+
+/* Every byte of the ciphertext, of the MAC and of the ARN. */
+static void test_altered(void **state)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_secret kek, again;
+	kt_blob blob;
+	(void)state;
+	kt_keystore *ks = must_open("awskms:alias/looker");
+	assert_kt_ok(kt_keystore_new_kek(ks, &kek, &blob, &err));
+	kt_secret_free(&kek);
+	for (size_t i = 0; i < blob.wrapped_len; i += 5) {
+		kt_blob changed = blob;
+		changed.wrapped[i] ^= 1;
+		assert_kt_fails(KT_E_KEY, kt_keystore_unwrap_kek(ks, &changed, &again, &err));
+	}
+	for (size_t i = 0; i < sizeof blob.mac; i += 5) {
+		kt_blob changed = blob;
+		changed.mac[i] ^= 1;
+		assert_kt_fails(KT_E_KEY, kt_keystore_unwrap_kek(ks, &changed, &again, &err));
+	}
+	kt_blob changed = blob;
+	changed.mechanism[0] ^= 1; /* it is under the MAC */
+	assert_kt_fails(KT_E_KEY, kt_keystore_unwrap_kek(ks, &changed, &again, &err));
+	changed = blob;
+	changed.wrapping.label[20] ^= 1;
+	assert_kt_fails(KT_E_KEY, kt_keystore_unwrap_kek(ks, &changed, &again, &err));
+	kt_keystore_close(ks);
+}
+
+/* What is broken about a blob of AWS KMS. */
+static void test_blob(void **state)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_secret kek;
+	kt_blob blob, bad;
+	(void)state;
+	kt_keystore *ks = must_open("awskms:alias/looker");
+	assert_kt_ok(kt_keystore_new_kek(ks, &kek, &blob, &err));
+	assert_null(kt_blob_broken(&blob));
+	bad = blob;
+	bad.purpose = KT_BLOB_ESCROW;
+	assert_non_null(kt_blob_broken(&bad));
+	bad = blob;
+	bad.wrapping.label[0] = 'x';
+	assert_non_null(kt_blob_broken(&bad));
+	bad = blob;
+	memcpy(bad.wrapping.kcv, "a1b2c3", 7);
+	assert_non_null(kt_blob_broken(&bad));
+	bad = blob;
+	bad.wrapped_len = 32;
+	assert_non_null(kt_blob_broken(&bad));
+	bad.wrapped_len = KT_BLOB_KMS_MAX + 1;
+	assert_non_null(kt_blob_broken(&bad));
+	kt_secret_free(&kek);
+	kt_keystore_close(ks);
+}
+
+static void test_states(void **state)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_secret kek;
+	kt_blob blob;
+	(void)state;
+	must_fail(KT_E_KEY, "awskms:alias/nothing", "NotFoundException");
+	must_fail(KT_E_INPUT, "awskms:alias/signing", "SIGN_VERIFY");
+	kt_keystore *ks = must_open("awskms:alias/looker");
+	(void)tell("state Disabled");
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "Disabled");
+	assert_kt_fails(KT_E_REFUSED, kt_keystore_new_kek(ks, &kek, &blob, &err));
+	assert_non_null(strstr(err.msg, "DisabledException"));
+	(void)tell("state PendingDeletion");
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "PendingDeletion");
+	assert_kt_fails(KT_E_REFUSED, kt_keystore_new_kek(ks, &kek, &blob, &err));
+	assert_non_null(strstr(err.msg, "KMSInvalidStateException"));
+	kt_keystore_close(ks);
+}
+
+/* The documented policy of Looker has no kms:DescribeKey. */
+static void test_policy(void **state)
+{
+	(void)state;
+	(void)tell("deny DescribeKey");
+	kt_keystore *ks = must_open("awskms:alias/looker");
+	round_trip(ks);
+	kt_keystore_close(ks);
+	(void)tell("state Disabled");
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "DisabledException");
+	(void)tell("state Enabled");
+	(void)tell("fault AccessDeniedException 9");
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "AccessDeniedException");
+}
+
+/* --- Errors ------------------------------------------------------------------------------------------------------- */
+
+static void test_errors(void **state)
+{
+	static const struct {
+		const char *type;
+		kt_code code;
+	} errors[] = {
+		{"NotFoundException", KT_E_KEY},
+		{"InvalidArnException", KT_E_INPUT},
+		{"DisabledException", KT_E_REFUSED},
+		{"KMSInvalidStateException", KT_E_REFUSED},
+		{"InvalidKeyUsageException", KT_E_INPUT},
+		{"InvalidCiphertextException", KT_E_KEY},
+		{"IncorrectKeyException", KT_E_KEY},
+		{"ExpiredTokenException", KT_E_REFUSED},
+		{"UnrecognizedClientException", KT_E_REFUSED},
+		{"InvalidClientTokenId", KT_E_REFUSED},
+		{"MissingAuthenticationTokenException", KT_E_REFUSED},
+		{"InvalidSignatureException", KT_E_REFUSED},
+		{"IncompleteSignature", KT_E_REFUSED},
+		{"RequestExpired", KT_E_REFUSED},
+		{"InvalidGrantTokenException", KT_E_REFUSED},
+		{"LimitExceededException", KT_E_REFUSED},
+		{"OptInRequired", KT_E_REFUSED},
+		{"ValidationException", KT_E_INPUT},
+		{"SomethingNewException", KT_E_INPUT},
+	};
+	char command[80];
+	(void)state;
+	for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+		(void)snprintf(command, sizeof command, "fault %s 1", errors[i].type);
+		(void)tell(command);
+		must_fail(errors[i].code, "awskms:alias/looker", errors[i].type);
+		assert_int_equal(asked(), 1); /* none of these is asked again */
+	}
+}
+
+static void test_retries(void **state)
+{
+	static const char *const kinds[] = {"ThrottlingException",
+					    "KMSInternalException",
+					    "DependencyTimeoutException",
+					    "KeyUnavailableException",
+					    "http500",
+					    "drop"};
+	char command[80];
+	(void)state;
+	for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+		(void)snprintf(command, sizeof command, "fault %s 2", kinds[i]);
+		(void)tell(command);
+		kt_keystore_close(must_open("awskms:alias/looker"));
+		assert_int_equal(asked(), 3);
+	}
+	(void)tell("fault ThrottlingException 9");
+	must_fail(KT_E_UNREACHABLE, "awskms:alias/looker", "asked 4 times");
+	assert_int_equal(asked(), 4);
+	(void)tell("fault ThrottlingException 9");
+	(void)setenv("AWS_MAX_ATTEMPTS", "1", 1);
+	must_fail(KT_E_UNREACHABLE, "awskms:alias/looker", "ThrottlingException");
+	assert_int_equal(asked(), 1);
+}
+
+static void test_slow(void **state)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_secret kek;
+	kt_blob blob;
+	(void)state;
+	kt_keystore *ks = must_open("awskms:alias/looker");
+	ks->kms->timeout_ms = 500;
+	(void)tell("fault slow 1");
+	assert_kt_ok(kt_keystore_new_kek(ks, &kek, &blob, &err));
+	kt_secret_free(&kek);
+	(void)asked();
+	(void)tell("fault slow 9");
+	ks->kms->attempts = 2;
+	assert_kt_fails(KT_E_UNREACHABLE, kt_keystore_new_kek(ks, &kek, &blob, &err));
+	assert_null(kek.data);
+	assert_int_equal(asked(), 2);
+	kt_keystore_close(ks);
+}
+
+static void test_garbage(void **state)
+{
+	static const char *const kinds[] = {"garbage", "cut", "huge"};
+	kt_err err = KT_ERR_INIT;
+	kt_secret kek;
+	kt_blob blob;
+	char command[80];
+	(void)state;
+	kt_keystore *ks = must_open("awskms:alias/looker");
+	for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+		(void)snprintf(command, sizeof command, "fault %s 1", kinds[i]);
+		(void)tell(command);
+		assert_kt_fails(KT_E_INPUT, kt_keystore_new_kek(ks, &kek, &blob, &err));
+		assert_null(kek.data);
+	}
+	(void)tell("fault wrongkey 1");
+	assert_kt_fails(KT_E_KEY, kt_keystore_new_kek(ks, &kek, &blob, &err));
+	kt_keystore_close(ks);
+}
+
+/* --- Credentials -------------------------------------------------------------------------------------------------- */
+
+static const char *write_file(const char *name, const char *text)
+{
+	static char path[2][512];
+	char *p = path[name[0] == 'c' && name[1] == 'o'];
+	FILE *f = fopen(name, "w");
+	assert_non_null(f);
+	assert_true(fputs(text, f) >= 0 && fclose(f) == 0);
+	assert_non_null(getcwd(p, 400));
+	(void)snprintf(p + strlen(p), 100, "/%s", name);
+	return p;
+}
+
+static void no_environment(void)
+{
+	(void)unsetenv("AWS_ACCESS_KEY_ID");
+	(void)unsetenv("AWS_SECRET_ACCESS_KEY");
+	(void)setenv("AWS_EC2_METADATA_DISABLED", "true", 1);
+}
+
+static void test_environment(void **state)
+{
+	(void)state;
+	(void)setenv("AWS_SECRET_ACCESS_KEY", "another", 1);
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "InvalidSignatureException");
+	(void)setenv("AWS_ACCESS_KEY_ID", "AKIDUNKNOWN", 1);
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "UnrecognizedClientException");
+	(void)setenv("AWS_ACCESS_KEY_ID", "AKID\nX", 1);
+	must_fail(KT_E_INPUT, "awskms:alias/looker", "access key id");
+	(void)unsetenv("AWS_ACCESS_KEY_ID");
+	must_fail(KT_E_INPUT, "awskms:alias/looker", "without the other");
+	(void)setenv("AWS_ACCESS_KEY_ID", "ASIATEMPORARY", 1);
+	(void)setenv("AWS_SECRET_ACCESS_KEY", "temporary/Secret+Key", 1);
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "UnrecognizedClientException");
+	(void)setenv("AWS_SESSION_TOKEN", "an-expired-token", 1);
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "ExpiredTokenException");
+	(void)setenv("AWS_SESSION_TOKEN", "the/Session+Token==", 1);
+	kt_keystore *ks = must_open("awskms:alias/looker");
+	round_trip(ks);
+	kt_keystore_close(ks);
+	no_environment();
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "no AWS credentials");
+}
+
+static void test_files(void **state)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_keystore *ks;
+	(void)state;
+	no_environment();
+	(void)setenv("AWS_SHARED_CREDENTIALS_FILE",
+		     write_file("credentials",
+				"# mine\n[default]\r\naws_access_key_id=AKIDEXAMPLE\r\n"
+				"aws_secret_access_key = " SECRET "\r\n\n[half]\naws_access_key_id = AKIDX\n"),
+		     1);
+	(void)setenv("AWS_CONFIG_FILE",
+		     write_file("config",
+				"[default]\nregion = nowhere-1\n[profile temporary]\nregion=eu-west-1\n"
+				"aws_access_key_id = ASIATEMPORARY\naws_secret_access_key = temporary/Secret+Key\n"
+				"aws_session_token = the/Session+Token==\n[profile role]\nrole_arn = arn:x\n"),
+		     1);
+	kt_keystore_close(must_open("awskms:alias/looker"));
+	(void)setenv("AWS_PROFILE", "temporary", 1);
+	(void)unsetenv("AWS_REGION");
+	kt_keystore_close(must_open("awskms:alias/looker"));
+	(void)setenv("AWS_REGION", "eu-west-1", 1);
+	(void)setenv("AWS_PROFILE", "half", 1);
+	must_fail(KT_E_INPUT, "awskms:alias/looker", "without the other");
+	(void)setenv("AWS_PROFILE", "role", 1);
+	must_fail(KT_E_INPUT, "awskms:alias/looker", "has no access key");
+	(void)setenv("AWS_PROFILE", "nobody", 1);
+	must_fail(KT_E_INPUT, "awskms:alias/looker", "there is no profile");
+	(void)setenv("AWS_SHARED_CREDENTIALS_FILE", "/", 1);
+	assert_kt_fails(KT_E_IO, kt_keystore_open("awskms:alias/looker", &ks, &err));
+}
+
+static void test_container(void **state)
+{
+	char full[100];
+	(void)state;
+	no_environment();
+	(void)snprintf(full, sizeof full, "%s/container", url);
+	(void)setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", full, 1);
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "HTTP status 401");
+	(void)setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "container-token", 1);
+	kt_keystore_close(must_open("awskms:alias/looker"));
+	(void)setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "wrong", 1);
+	(void)setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", write_file("token", "container-token"), 1);
+	kt_keystore_close(must_open("awskms:alias/looker"));
+	(void)setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", write_file("token", "a\r\nHost: b"), 1);
+	must_fail(KT_E_INPUT, "awskms:alias/looker", "line's end");
+	(void)setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://example.com/x", 1);
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "not allowed");
+}
+
+static void test_metadata(void **state)
+{
+	char base[100];
+	(void)state;
+	no_environment();
+	(void)unsetenv("AWS_EC2_METADATA_DISABLED");
+	(void)setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", url, 1);
+	kt_keystore *ks = must_open("awskms:alias/looker");
+	round_trip(ks);
+	kt_keystore_close(ks);
+	(void)snprintf(base, sizeof base, "%s/elsewhere", url);
+	(void)setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", base, 1);
+	must_fail(KT_E_REFUSED, "awskms:alias/looker", "HTTP status 404");
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(test_round_trip, fresh),  cmocka_unit_test_setup(test_uris, fresh),
+		cmocka_unit_test_setup(test_endpoints, fresh),   cmocka_unit_test_setup(test_another_key, fresh),
+		cmocka_unit_test_setup(test_altered, fresh),     cmocka_unit_test_setup(test_blob, fresh),
+		cmocka_unit_test_setup(test_states, fresh),      cmocka_unit_test_setup(test_policy, fresh),
+		cmocka_unit_test_setup(test_errors, fresh),      cmocka_unit_test_setup(test_retries, fresh),
+		cmocka_unit_test_setup(test_slow, fresh),        cmocka_unit_test_setup(test_garbage, fresh),
+		cmocka_unit_test_setup(test_environment, fresh), cmocka_unit_test_setup(test_files, fresh),
+		cmocka_unit_test_setup(test_container, fresh),   cmocka_unit_test_setup(test_metadata, fresh),
+	};
+	return cmocka_run_group_tests(tests, start, stop);
+}
