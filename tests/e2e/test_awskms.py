@@ -43,11 +43,12 @@ def fill(store, key):
         store("stop", key=key)
 
 
-@pytest.mark.parametrize("source,destination", [("file", "aws"), ("aws", "file"), ("env", "aws"), ("aws", "env"), ("aws", "aws-other"),
-                                                ("aws", "aws-context")])
-def test_rekey(store, source, destination):
+@pytest.mark.parametrize("source,destination,depth", [
+    ("file", "aws", "kek"), ("aws", "file", "kek"), ("env", "aws", "kek"), ("aws", "env", "kek"), ("aws", "aws-other", "kek"),
+    ("aws", "aws-context", "kek"), ("file", "aws", "cmk"), ("aws", "aws-context", "cmk"), ("aws", "file", "cmk"), ("file", "aws", "data")])
+def test_rekey(store, source, destination, depth):
     fill(store, source)
-    told = json.loads(store("rekey", "--json", rekey=(source, destination)).stdout)
+    told = json.loads(store("rekey", "--depth", depth, "--json", rekey=(source, destination)).stdout)
     assert told["items"] == 20
     assert (told["new"]["cmk_kcv"] == "none") == destination.startswith("aws")
     assert (told["old"]["cmk_kcv"] == "none") == source.startswith("aws")
