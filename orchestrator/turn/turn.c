@@ -314,17 +314,16 @@ static kt_code make_intents(turn *t)
 	}
 }
 
-static kt_code end_at_rest(turn *t)
+static kt_code end_at_rest(turn *t, bool *ended)
 {
 	kt_engine_status s = kt_engine_state(t->engine);
-	if (!s.at_rest || !kt_engine_idle(t->engine) || t->arrived.first)
+	*ended = s.at_rest && kt_engine_idle(t->engine) && !t->arrived.first;
+	if (!*ended)
 		return KT_OK;
 	const kt_event ev = {.kind = KT_EVENT_END, .state = s.state};
 	char message[MESSAGE_LEN];
 	(void)snprintf(message, sizeof message, "%s", s.reason ? s.reason->msg : "");
-	KT_TRY(record(t, &ev, message));
-	t->stop = true;
-	return KT_OK;
+	return record(t, &ev, message);
 }
 
 /* Has the engine commands that it wants sent, or come to its end? Then there is something to write. */
@@ -348,7 +347,7 @@ static void on_due(uv_timer_t *timer)
 /* Outcomes are applied as they come; intents are made when it is time, and are durable with everything before them. */
 static kt_code pump_once(turn *t)
 {
-	bool wanted;
+	bool wanted, ended;
 	KT_TRY(take_outcomes(t));
 	KT_TRY(is_wanted(t, &wanted));
 	int64_t now = kt_clock_mono_ms();
@@ -360,8 +359,10 @@ static kt_code pump_once(turn *t)
 	}
 	(void)uv_timer_stop(&t->due);
 	KT_TRY(make_intents(t));
-	KT_TRY(end_at_rest(t));
-	return commit(t);
+	KT_TRY(end_at_rest(t, &ended));
+	KT_TRY(commit(t));
+	t->stop = ended; /* a run of which the end is not recorded has not ended */
+	return KT_OK;
 }
 
 static void pump(uv_idle_t *idle)

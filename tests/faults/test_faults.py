@@ -15,7 +15,7 @@ import time
 
 import pytest
 from ktlab import LabError, aftermath, process
-from ktlab.coordinator import HELD, INTERRUPTED, OK, ROLLED_BACK
+from ktlab.coordinator import HELD, INTERRUPTED, IO, OK, ROLLED_BACK
 from ktlab.faultpoints import COORDINATOR, RUN, SERVE
 from ktlab.running import WARP, Running, fill_up, told, until, variables
 
@@ -33,6 +33,7 @@ PHASES = {
     "start": ("web02", SERVE, "/start.do.1/outcome.json"),
 }
 EVERY_PHASE = pytest.mark.parametrize("phase", [*PHASES, "quiet"])
+PLACES = {**PHASES, "retire": ("web02", SERVE, "/forget.do.1/outcome.json")}
 
 
 class Held:
@@ -49,7 +50,7 @@ class Held:
             variables(lab, quiet_every_s=1, quiet_times=600)
             self.run = Running(lab, *arguments, **options).wait("quiet", kind="outcome")
             return
-        machine, self.kind, text = PHASES[phase]
+        machine, self.kind, text = PLACES[phase]
         self.node, self.place = lab.node(machine), lab.fault_places[machine]
         self.place.pause(self.kind, text)
         self.run = Running(lab, *arguments, **options)
@@ -290,6 +291,18 @@ def test_a_full_journal(lab, tmp_path, phase, left_kib):
             told(again, "space")
         os.unlink(filler)
         held.whole()
+
+
+def test_the_end_cannot_be_recorded(lab, tmp_path):
+    """All is done, and only the journal's last word has no room: a run that is not over must not be reported as one."""
+    with state_on_small_disk(lab, str(tmp_path / "state")) as filler:
+        held = Held(lab, "retire")
+        fill_up(os.path.dirname(filler))
+        held.go()
+        result = held.end("space", "keyturn resume")
+        os.unlink(filler)
+        assert result.code == IO, result
+        assert held.whole() == "turned"
 
 
 # --- the token -----------------------------------------------------------------------------------------------------------
