@@ -10,6 +10,8 @@ import pytest
 
 from ktlab import BUILD, app, process
 
+pytestmark = pytest.mark.registry
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ENVIRONMENT = os.path.join(BUILD, "moto")
 AT_BLOB = 48  # of a KEK record, docs/FORMATS.md
