@@ -91,9 +91,11 @@ def stopped(node):
 
 def test_a_token_that_goes_away_in_the_middle(lab):
     """A node's TPM, when all nodes are stopped: the turn is taken back, and node, token and what to do are told."""
-    running = Running(lab).wait("backup")
-    with stopped(of_kind(lab, "tpm")) as node:
-        result = running.finish(check=ROLLED_BACK)
+    with Gate(lab, before="receive") as gate:
+        running = Running(lab).wait("gate")
+        with stopped(of_kind(lab, "tpm")) as node:
+            gate.open()
+            result = running.finish(check=ROLLED_BACK)
     told(result, f"receive on {node.name}", f'"{node.token.label}"', "the TPM does not answer", "start the TPM")
     lab.assert_on_old_key()
 
