@@ -19,6 +19,11 @@ kt_code kt_secret_setup(kt_err *err)
 		return kt_fail_errno(err, errno, NULL, "core dumps cannot be turned off");
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0)
 		return kt_fail_errno(err, errno, NULL, "the process cannot be made undumpable");
+	return kt_secret_heap(err);
+}
+
+kt_code kt_secret_heap(kt_err *err)
+{
 	if (CRYPTO_secure_malloc_initialized())
 		return KT_OK;
 	/* 1: set up and locked; 2: set up, but a part (mlock or a guard page) failed. An ordinary user of a small

@@ -26,6 +26,8 @@ typedef struct kt_secret {
  * when memory cannot be locked: the remedy names RLIMIT_MEMLOCK.
  */
 KT_MUST_CHECK kt_code kt_secret_setup(kt_err *err);
+/* The secure heap alone, for a library in somebody else's process; one that is there already is taken as it is. */
+KT_MUST_CHECK kt_code kt_secret_heap(kt_err *err);
 
 /* A zeroed secret of `len` bytes (1..16384). */
 KT_MUST_CHECK kt_code kt_secret_new(kt_secret *s, size_t len, kt_err *err);

@@ -4,6 +4,8 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/rand.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,7 +45,24 @@ struct kt_envelope_ctx {
 	size_t pool_left;
 	kt_secret deks; /* DEK_POOL of them, which fill a block of 512 bytes of the secure heap */
 	size_t deks_left;
+	unsigned forks; /* what `forks` was when the pools were filled */
 };
+
+/* How many forks are between the first process and this one. A child has what is left in its parent's pools, and must
+ * not use it: the parent does. */
+static atomic_uint forks;
+
+static void count_fork(void)
+{
+	atomic_fetch_add(&forks, 1);
+}
+
+static int fork_watch; /* errno of setting it up */
+
+static void watch_forks(void)
+{
+	fork_watch = pthread_atfork(NULL, NULL, count_fork);
+}
 
 /* What a GCM operation covers and where its parts are. Additional data is `head` followed by the item's name. */
 typedef struct gcm_job {
@@ -114,9 +133,19 @@ static kt_code random_failed(kt_err *err)
 	return kt_fail(err, KT_E_INTERNAL, NULL, "the random generator failed");
 }
 
+static void empty_if_forked(kt_envelope_ctx *ctx)
+{
+	unsigned now = atomic_load_explicit(&forks, memory_order_relaxed);
+	if (ctx->forks == now)
+		return;
+	ctx->forks = now;
+	ctx->pool_left = ctx->deks_left = 0;
+}
+
 /* n random bytes that are no secret. */
 static kt_code next_random(kt_envelope_ctx *ctx, uint8_t *out, size_t n, kt_err *err)
 {
+	empty_if_forked(ctx);
 	if (ctx->pool_left < n) {
 		if (RAND_bytes(ctx->pool, sizeof ctx->pool) != 1)
 			return random_failed(err);
@@ -130,6 +159,7 @@ static kt_code next_random(kt_envelope_ctx *ctx, uint8_t *out, size_t n, kt_err 
 /* A new DEK into ctx->dek. */
 static kt_code next_dek(kt_envelope_ctx *ctx, kt_err *err)
 {
+	empty_if_forked(ctx);
 	if (ctx->deks_left == 0) {
 		if (RAND_priv_bytes(ctx->deks.data, (int)ctx->deks.len) != 1)
 			return random_failed(err);
@@ -155,7 +185,11 @@ kt_code kt_envelope_ctx_new(const kt_kek *kek, kt_envelope_ctx **out, kt_err *er
 	if (!ctx)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	memcpy(ctx->kek_id, kek->id, KT_KEK_ID_LEN);
-	kt_code rc = kt_secret_new(&ctx->dek, DEK_LEN, err);
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	(void)pthread_once(&once, watch_forks);
+	kt_code rc = fork_watch == 0 ? KT_OK : kt_fail_errno(err, fork_watch, NULL, "forks cannot be watched");
+	if (rc == KT_OK)
+		rc = kt_secret_new(&ctx->dek, DEK_LEN, err);
 	if (rc == KT_OK)
 		rc = kt_secret_new(&ctx->deks, (size_t)DEK_POOL * DEK_LEN, err);
 	ctx->gcm = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
@@ -310,16 +344,30 @@ static kt_code fill(kt_envelope_ctx *ctx, const char *name, const void *plain, s
 	return gcm_encrypt(ctx->seal, &ctx->dek, &job, e + AT_CONTENT + len) == 1 ? KT_OK : crypto_failed(err);
 }
 
+static kt_code check_content(size_t len, kt_err *err)
+{
+	if (len <= KT_ENVELOPE_CONTENT_MAX)
+		return KT_OK;
+	return kt_fail(err, KT_E_INPUT, NULL, "an item has at most %d bytes, this one %zu",
+		       (int)KT_ENVELOPE_CONTENT_MAX, len);
+}
+
+kt_code kt_envelope_seal_at(kt_envelope_ctx *ctx, const char *name, const void *plain, size_t len, uint8_t *out,
+			    kt_err *err)
+{
+	KT_TRY(check_name(name, err));
+	KT_TRY(check_content(len, err));
+	kt_code rc = fill(ctx, name, plain, len, out, err);
+	OPENSSL_cleanse(ctx->dek.data, DEK_LEN);
+	return rc;
+}
+
 kt_code kt_envelope_seal(kt_envelope_ctx *ctx, const char *name, const void *plain, size_t len, kt_buf *out,
 			 kt_err *err)
 {
-	KT_TRY(check_name(name, err));
-	if (len > KT_ENVELOPE_CONTENT_MAX)
-		return kt_fail(err, KT_E_INPUT, NULL, "an item has at most %d bytes, this one %zu",
-			       (int)KT_ENVELOPE_CONTENT_MAX, len);
+	KT_TRY(check_content(len, err));
 	KT_TRY(kt_buf_reserve(out, KT_ENVELOPE_OVERHEAD + len, err));
-	kt_code rc = fill(ctx, name, plain, len, out->data + out->len, err);
-	OPENSSL_cleanse(ctx->dek.data, DEK_LEN);
+	kt_code rc = kt_envelope_seal_at(ctx, name, plain, len, out->data + out->len, err);
 	if (rc == KT_OK)
 		out->len += KT_ENVELOPE_OVERHEAD + len;
 	out->data[out->len] = '\0';
@@ -347,14 +395,20 @@ static kt_code open_content(kt_envelope_ctx *ctx, const char *name, const uint8_
 		       "envelope: its content was altered (tag at offset %zu)", AT_CONTENT + n);
 }
 
-kt_code kt_envelope_open(kt_envelope_ctx *ctx, const char *name, const void *envelope, size_t len, kt_buf *out,
-			 kt_err *err)
+kt_code kt_envelope_open_at(kt_envelope_ctx *ctx, const char *name, const void *envelope, size_t len, uint8_t *out,
+			    kt_err *err)
 {
 	KT_TRY(check_name(name, err));
 	KT_TRY(parse(envelope, len, err));
-	size_t n = len - KT_ENVELOPE_OVERHEAD;
+	return open_content(ctx, name, envelope, len - KT_ENVELOPE_OVERHEAD, out, err);
+}
+
+kt_code kt_envelope_open(kt_envelope_ctx *ctx, const char *name, const void *envelope, size_t len, kt_buf *out,
+			 kt_err *err)
+{
+	size_t n = len > KT_ENVELOPE_OVERHEAD ? len - KT_ENVELOPE_OVERHEAD : 0;
 	KT_TRY(kt_buf_reserve(out, n, err));
-	kt_code rc = open_content(ctx, name, envelope, n, out->data + out->len, err);
+	kt_code rc = kt_envelope_open_at(ctx, name, envelope, len, out->data + out->len, err);
 	if (rc == KT_OK)
 		out->len += n;
 	out->data[out->len] = '\0';

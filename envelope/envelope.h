@@ -29,7 +29,8 @@ enum {
 
 /*
  * A KEK made ready for work: cipher contexts, key schedules and a DEK in locked memory, all reused from item to item.
- * One thread at a time. It holds a copy of the KEK; the kt_kek may be freed before it.
+ * One thread at a time. It holds a copy of the KEK; the kt_kek may be freed before it. After fork() both processes may
+ * go on with it.
  */
 typedef struct kt_envelope_ctx kt_envelope_ctx;
 
@@ -53,6 +54,10 @@ typedef struct kt_envelope_info {
 KT_MUST_CHECK kt_code kt_envelope_seal(kt_envelope_ctx *ctx, const char *name, const void *plain, size_t len,
 				       kt_buf *out, kt_err *err);
 
+/* The same to `out`, which has room for KT_ENVELOPE_OVERHEAD + len bytes; on failure what is there is of no use. */
+KT_MUST_CHECK kt_code kt_envelope_seal_at(kt_envelope_ctx *ctx, const char *name, const void *plain, size_t len,
+					  uint8_t *out, kt_err *err);
+
 /*
  * Open the envelope of the item `name` and append its content to `out` (wiped by kt_buf_free). Nothing is appended on
  * failure. KT_E_INPUT: malformed (with the offset), altered, or of another item. KT_E_KEY: it is under another KEK
@@ -60,6 +65,11 @@ KT_MUST_CHECK kt_code kt_envelope_seal(kt_envelope_ctx *ctx, const char *name, c
  */
 KT_MUST_CHECK kt_code kt_envelope_open(kt_envelope_ctx *ctx, const char *name, const void *envelope, size_t len,
 				       kt_buf *out, kt_err *err);
+
+/* The same to `out`, which has room for len - KT_ENVELOPE_OVERHEAD bytes; nothing of the content is there on failure.
+ */
+KT_MUST_CHECK kt_code kt_envelope_open_at(kt_envelope_ctx *ctx, const char *name, const void *envelope, size_t len,
+					  uint8_t *out, kt_err *err);
 
 /*
  * Move an envelope from the KEK of `from` to that of `to`, in place. `head` is its first KT_ENVELOPE_HEAD_LEN bytes,

@@ -7,6 +7,10 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <openssl/evp.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "envelope/envelope.h"
 
@@ -296,6 +300,56 @@ static void reseal_refuses_what_does_not_open(void **state)
 	kt_buf_free(&work);
 }
 
+/* The DEK of an envelope, with nothing but the numbers of docs/FORMATS.md. */
+static void dek_of(const uint8_t *e, const uint8_t kek[32], const char *name, uint8_t dek[32])
+{
+	EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
+	uint8_t tag[16];
+	int n;
+	memcpy(tag, e + 104, sizeof tag);
+	assert_int_equal(EVP_DecryptInit_ex2(c, EVP_aes_256_gcm(), kek, e + 60, NULL), 1);
+	assert_int_equal(EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_AEAD_SET_TAG, sizeof tag, tag), 1);
+	assert_int_equal(EVP_DecryptUpdate(c, NULL, &n, e, 60), 1);
+	assert_int_equal(EVP_DecryptUpdate(c, NULL, &n, (const uint8_t *)name, (int)strlen(name)), 1);
+	assert_int_equal(EVP_DecryptUpdate(c, dek, &n, e + 72, 32), 1);
+	assert_int_equal(EVP_DecryptFinal_ex(c, tag, &n), 1);
+	EVP_CIPHER_CTX_free(c);
+}
+
+/* Random bytes are kept in stock: after a fork parent and child must not both use them. The same nonce twice under a
+ * KEK, or a DEK and its nonce twice, would give the contents away. */
+static void nothing_repeats_after_a_fork(void **state)
+{
+	(void)state;
+	enum { LEN = KT_ENVELOPE_OVERHEAD + 4 };
+	kt_kek kek = {.generation = 1};
+	kt_envelope_ctx *ctx;
+	uint8_t dek[2][32], mine[LEN], key[32];
+	uint8_t *theirs = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int status = -1;
+	assert_true(theirs != MAP_FAILED);
+	assert_int_equal(kt_secret_random(&kek.key, KT_KEK_LEN, NULL), KT_OK);
+	memcpy(key, kek.key.data, sizeof key);
+	assert_int_equal(kt_envelope_ctx_new(&kek, &ctx, NULL), KT_OK);
+	kt_kek_free(&kek);
+	assert_int_equal(kt_envelope_seal_at(ctx, "x", "1234", 4, mine, NULL), KT_OK); /* now there is a stock */
+	pid_t child = fork();
+	assert_true(child >= 0);
+	if (child == 0)
+		_exit(kt_envelope_seal_at(ctx, "x", "abcd", 4, theirs, NULL) != KT_OK);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+	assert_int_equal(kt_envelope_seal_at(ctx, "x", "1234", 4, mine, NULL), KT_OK);
+	assert_memory_not_equal(mine + 8, theirs + 8, 16);   /* id */
+	assert_memory_not_equal(mine + 32, theirs + 32, 12); /* nonce of the content */
+	assert_memory_not_equal(mine + 60, theirs + 60, 12); /* nonce of the wrapping */
+	dek_of(mine, key, "x", dek[0]);
+	dek_of(theirs, key, "x", dek[1]);
+	assert_memory_not_equal(dek[0], dek[1], 32);
+	kt_envelope_ctx_free(ctx);
+	(void)munmap(theirs, LEN);
+}
+
 static void names_and_sizes_out_of_range(void **state)
 {
 	(void)state;
@@ -351,6 +405,7 @@ int main(void)
 		cmocka_unit_test(failed_rewrap_changes_nothing),
 		cmocka_unit_test(reseal_changes_everything),
 		cmocka_unit_test(reseal_refuses_what_does_not_open),
+		cmocka_unit_test(nothing_repeats_after_a_fork),
 		cmocka_unit_test(names_and_sizes_out_of_range),
 		cmocka_unit_test(inspect_says_what_is_there),
 	};
