@@ -40,6 +40,8 @@ def test_nothing_is_missing_and_nothing_is_left_over(prefix):
     assert there == pages | playbooks | {
         "bin/keyturn", "bin/keyturn-store", "libexec/keyturn/agent/keyturn-agent", "libexec/keyturn/agent/libcjson.so.1",
         "libexec/keyturn/agent/libp11-kit.so.0", "libexec/keyturn/agent/libffi.so.8",
+        "include/keyturn-envelope.h", "lib/libkeyturn-envelope.so", "lib/libkeyturn-envelope.so.0",
+        "lib/libkeyturn-envelope.so.0.1.0", "lib/pkgconfig/libkeyturn-envelope.pc", "share/man/man3/libkeyturn-envelope.3",
         "share/man/man1/keyturn.1", "share/man/man1/keyturn-store.1", "share/man/man5/keyturn-cluster.json.5",
         "share/man/man5/keyturn-playbook.5", "share/man/man7/keyturn-keys.7", "share/man/man7/keyturn-recovery.7", "share/man/man8/keyturn-agent.8",
         "share/doc/keyturn/DESIGN.md", "share/doc/keyturn/FORMATS.md", "share/doc/keyturn/SAFETY.md",
