@@ -51,6 +51,40 @@ kt_code kt_kcv_of(const kt_secret *key, char out[KT_KCV_TEXT], kt_err *err)
 	return KT_OK;
 }
 
+void kt_mac_key_input(unsigned i, uint8_t out[KT_MAC_KEY_INPUT])
+{
+	static const char label[] = KT_MAC_KEY_LABEL; /* with its NUL, which is the 0x00 after it */
+	_Static_assert(4 + sizeof label + 4 == KT_MAC_KEY_INPUT, "[i] || Label || 0x00 || [L]");
+	const uint8_t bits[4] = {0, 0, 1, 0}; /* 256 */
+	const uint8_t counter[4] = {0, 0, 0, (uint8_t)i};
+	memcpy(out, counter, sizeof counter);
+	memcpy(out + 4, label, sizeof label);
+	memcpy(out + 4 + sizeof label, bits, sizeof bits);
+}
+
+kt_code kt_mac_key_of(const kt_secret *key, kt_secret *out, kt_err *err)
+{
+	uint8_t input[KT_MAC_KEY_INPUT];
+	kt_code rc = KT_OK;
+	KT_TRY(kt_secret_new(out, (size_t)KT_MAC_KEY_BLOCKS * BLOCK, err));
+	for (unsigned i = 0; rc == KT_OK && i < KT_MAC_KEY_BLOCKS; i++) {
+		kt_mac_key_input(i + 1, input);
+		rc = kt_cmac_of(key, input, sizeof input, out->data + (size_t)i * BLOCK, err);
+	}
+	if (rc != KT_OK)
+		kt_secret_free(out);
+	return rc;
+}
+
+kt_code kt_mac_of(const kt_secret *key, const uint8_t *bytes, size_t n, uint8_t out[BLOCK], kt_err *err)
+{
+	kt_secret under;
+	KT_TRY(kt_mac_key_of(key, &under, err));
+	kt_code rc = kt_cmac_of(&under, bytes, n, out, err);
+	kt_secret_free(&under);
+	return rc;
+}
+
 kt_code kt_proof_input(const char *label, const void *nonce, size_t nonce_len, uint8_t out[KT_PROOF_INPUT_MAX],
 		       size_t *n, kt_err *err)
 {
@@ -74,5 +108,5 @@ kt_code kt_proof_of(const kt_secret *key, const char *label, const void *nonce, 
 	uint8_t input[KT_PROOF_INPUT_MAX];
 	size_t n = 0;
 	KT_TRY(kt_proof_input(label, nonce, nonce_len, input, &n, err));
-	return kt_cmac_of(key, input, n, out, err);
+	return kt_mac_of(key, input, n, out, err);
 }

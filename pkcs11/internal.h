@@ -71,8 +71,10 @@ struct kt_token {
 	bool probed_aes, probed_oaep;
 	kt_p11_maker maker;
 	kt_p11_mechanism by_format[KT_BLOB_FORMATS]; /* what was found to give it, name NULL: nothing */
-	/* Of kt_token_working_key: names and check value of the key, handle of the copy; 0: none in this session. */
+	/* Of kt_token_working_key: names and check value of the key, handle of the copy; 0: none in this session. Its
+	 * MAC key is kept once it was asked for. */
 	kt_token_key working;
+	kt_secret working_mac_key;
 };
 
 /* --- key.c -------------------------------------------------------------------------------------------------------- */
@@ -175,6 +177,8 @@ KT_MUST_CHECK kt_code kt_p11_finish_blob(kt_token *t, const kt_token_key *key, c
 					 kt_blob *out, kt_err *err);
 /* Destroy the copy of kt_token_working_key, where there is one. */
 void kt_p11_drop_working(kt_token *t);
+/* The same when the session that it was in has ended. */
+void kt_p11_forget_working(kt_token *t);
 /* Give `rc` back; unless it is KT_OK, the key is destroyed and its handle 0. */
 KT_MUST_CHECK kt_code kt_p11_keep_if(kt_token *t, kt_code rc, CK_OBJECT_HANDLE *key);
 

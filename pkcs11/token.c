@@ -429,7 +429,7 @@ kt_code kt_token_again(kt_token *t, const char *uri, kt_err *err)
 	if (t->session)
 		(void)P11_RV(t->f, C_CloseSession, t->session);
 	t->session = 0;
-	t->working.handle = 0;
+	kt_p11_forget_working(t);
 	return session_again(t, uri, err);
 }
 
@@ -458,6 +458,7 @@ void kt_token_close(kt_token *t)
 		return;
 	if (t->session)
 		(void)P11_RV(t->f, C_CloseSession, t->session);
+	kt_p11_forget_working(t);
 	kt_p11_modules_close(&t->modules);
 	free(t);
 }

@@ -207,6 +207,12 @@ kt_code kt_token_unwrap_under(kt_token *t, const kt_blob *blob, const kt_token_k
 void kt_p11_drop_working(kt_token *t)
 {
 	kt_p11_discard(t, t->working.handle);
+	kt_p11_forget_working(t);
+}
+
+void kt_p11_forget_working(kt_token *t)
+{
+	kt_secret_free(&t->working_mac_key);
 	t->working = (kt_token_key){0};
 }
 

@@ -62,7 +62,7 @@ size_t kt_blob_mac_input(const kt_blob *b, uint8_t out[KT_BLOB_MAC_INPUT_MAX])
 static kt_code mac_of(const kt_blob *b, const kt_secret *key, uint8_t mac[KT_BLOB_MAC_LEN], kt_err *err)
 {
 	uint8_t input[KT_BLOB_MAC_INPUT_MAX];
-	return kt_cmac_of(key, input, kt_blob_mac_input(b, input), mac, err);
+	return kt_mac_of(key, input, kt_blob_mac_input(b, input), mac, err);
 }
 
 kt_code kt_blob_seal(kt_blob *b, const kt_secret *key, kt_err *err)

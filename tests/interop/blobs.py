@@ -41,6 +41,12 @@ class Openssl:
         done = self.run("mac", "-cipher", "AES-256-CBC", "-macopt", f"hexkey:{key.hex()}", "-in", self.file(content), "CMAC")
         return bytes.fromhex(done.stdout.strip())
 
+    def mac_key(self, key):
+        """What MACs and proofs are made under: SP 800-108 in counter mode with AES-CMAC."""
+        done = self.run("kdf", "-keylen", "32", "-kdfopt", "mac:CMAC", "-kdfopt", "cipher:AES-256-CBC", "-kdfopt", f"hexkey:{key.hex()}",
+                        "-kdfopt", "salt:keyturn-mac/1", "-kdfopt", "mode:counter", "KBKDF")
+        return bytes.fromhex(done.stdout.strip().replace(":", ""))
+
     def aes_wrap(self, form, wrapping, key):
         return self._through(key, "enc", "-e", CIPHERS[form], "-K", wrapping.hex(), "-iv", IVS[form])
 
@@ -83,10 +89,10 @@ class Openssl:
         return self.cmac(key, bytes(16))[:3].hex()
 
     def proof(self, key):
-        return self.cmac(key, b"interop\0" + NONCE).hex()
+        return self.cmac(self.mac_key(key), b"interop\0" + NONCE).hex()
 
     def mac(self, key, blob):
-        return self.cmac(key, mac_input(blob)).hex()
+        return self.cmac(self.mac_key(key), mac_input(blob)).hex()
 
 
 def mac_input(blob):
