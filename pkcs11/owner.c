@@ -23,7 +23,8 @@ enum {
 	FIRST_WAIT_MS = 250,
 	RESTARTS = 4, /* in one kt_owner_ask */
 	TRIES = 2,    /* of one request */
-	WINDOW = 64   /* requests that the owner has at a time: it need not wait for the next one */
+	WINDOW = 64,  /* requests that the owner has at a time: it need not wait for the next one */
+	MESSAGE = 32  /* requests in one message, of a long list */
 };
 
 struct kt_owner {
@@ -126,23 +127,44 @@ static kt_code await(kt_owner *o, cJSON **reply, kt_secret *secret, kt_err *err)
 	}
 }
 
-/* Send a request; the owner's end shows in await. */
-static kt_code send(kt_owner *o, int64_t id, const kt_owner_request *r, kt_err *err)
+/* One request into a list of them. What it points to is borrowed until the list is sent. */
+static kt_code add_request(cJSON *list, int64_t id, const kt_owner_request *r, kt_err *err)
 {
 	cJSON *m = cJSON_CreateObject();
-	kt_code rc = m ? KT_OK : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	if (!m || !cJSON_AddItemToArray(list, m)) {
+		cJSON_Delete(m);
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	}
+	KT_TRY(kt_json_add_int(m, "id", id, err));
+	KT_TRY(kt_json_add_str(m, "verb", r->verb, err));
+	KT_TRY(kt_json_add_bool(m, "again", r->again, err));
+	if (!r->args)
+		return kt_json_add(m, "args", cJSON_CreateObject(), err);
+	return cJSON_AddItemReferenceToObject(m, "args", r->args) ? KT_OK
+								  : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+}
+
+/* Send a list of requests, which is taken over; with a secret it has one alone. The owner's end shows in await. */
+static kt_code send_list(kt_owner *o, cJSON *list, const kt_secret *secret, kt_err *err)
+{
+	cJSON *m = cJSON_CreateObject();
+	if (!m)
+		cJSON_Delete(list);
+	kt_code rc = m ? kt_json_add(m, "requests", list, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	if (rc == KT_OK)
-		rc = kt_json_add_int(m, "id", id, err);
-	if (rc == KT_OK)
-		rc = kt_json_add_str(m, "verb", r->verb, err);
-	if (rc == KT_OK)
-		rc = kt_json_add_bool(m, "again", r->again, err);
-	if (rc == KT_OK)
-		rc = kt_json_add(m, "args", r->args ? cJSON_Duplicate(r->args, true) : cJSON_CreateObject(), err);
-	if (rc == KT_OK)
-		rc = kt_owner_send(o->child.sock, KT_FRAME_REQUEST, m, r->secret, err);
+		rc = kt_owner_send(o->child.sock, KT_FRAME_REQUEST, m, secret, err);
 	cJSON_Delete(m);
 	return rc == KT_E_IO ? KT_OK : rc;
+}
+
+static kt_code send_one(kt_owner *o, int64_t id, const kt_owner_request *r, kt_err *err)
+{
+	cJSON *list = cJSON_CreateArray();
+	kt_code rc = list ? add_request(list, id, r, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	if (rc == KT_OK)
+		return send_list(o, list, r->secret, err);
+	cJSON_Delete(list);
+	return rc;
 }
 
 /* The error that a reply carries. */
@@ -245,7 +267,7 @@ static kt_code log_in(kt_owner *o, kt_err *err)
 	kt_code rc = open_args(o, &args, err);
 	open.args = args;
 	if (rc == KT_OK)
-		rc = send(o, ++o->latest_id, &open, err);
+		rc = send_one(o, ++o->latest_id, &open, err);
 	cJSON_Delete(args);
 	KT_TRY(rc);
 	KT_TRY(await(o, &reply, &none, err));
@@ -358,16 +380,23 @@ typedef struct place {
 
 typedef struct asking {
 	kt_owner *o;
-	kt_owner_request *list;
-	size_t n, next;
+	const kt_owner_source *source;
+	bool ended; /* it has given its last one */
 	place at[WINDOW];
-	size_t window;
 	unsigned restarts;
 	kt_err lost; /* the latest reason */
 } asking;
 
+/* The request has its answer. */
+static void finish_place(const asking *a, place *p)
+{
+	kt_owner_request *r = p->r;
+	*p = (place){0};
+	a->source->done(a->source->cookie, r);
+}
+
 /* The owner was lost at this request, or answered that the session is. */
-static void ask_again(place *p, const kt_err *why)
+static void ask_again(const asking *a, place *p, const kt_err *why)
 {
 	p->sent = false;
 	p->tries++;
@@ -376,14 +405,14 @@ static void ask_again(place *p, const kt_err *why)
 	fail_request(p->r, why);
 	if (!p->r->again)
 		KT_IGNORE(kt_err_prefix(&p->r->error, why->code, "whether %s was done is not known", p->r->verb));
-	p->r = NULL;
+	finish_place(a, p);
 }
 
 /* How many of those that are not answered were sent before this one. */
 static size_t sent_before(const asking *a, const place *p)
 {
 	size_t n = 0;
-	for (size_t i = 0; i < a->window; i++)
+	for (size_t i = 0; i < WINDOW; i++)
 		n += a->at[i].sent && a->at[i].id < p->id;
 	return n;
 }
@@ -393,11 +422,11 @@ static size_t sent_before(const asking *a, const place *p)
 static void all_lost(asking *a)
 {
 	bool begun[WINDOW];
-	for (size_t i = 0; i < a->window; i++)
+	for (size_t i = 0; i < WINDOW; i++)
 		begun[i] = a->at[i].sent && sent_before(a, &a->at[i]) < a->o->opt.sessions;
-	for (size_t i = 0; i < a->window; i++)
+	for (size_t i = 0; i < WINDOW; i++)
 		if (begun[i])
-			ask_again(&a->at[i], &a->lost);
+			ask_again(a, &a->at[i], &a->lost);
 		else
 			a->at[i].sent = false;
 	kt_log(KT_LOG_WARN, "%s", a->lost.msg);
@@ -406,7 +435,7 @@ static void all_lost(asking *a)
 static size_t count_begun(const asking *a)
 {
 	size_t n = 0;
-	for (size_t i = 0; i < a->window; i++)
+	for (size_t i = 0; i < WINDOW; i++)
 		n += a->at[i].r != NULL;
 	return n;
 }
@@ -414,38 +443,81 @@ static size_t count_begun(const asking *a)
 static size_t count_sent(const asking *a)
 {
 	size_t n = 0;
-	for (size_t i = 0; i < a->window; i++)
+	for (size_t i = 0; i < WINDOW; i++)
 		n += a->at[i].sent;
 	return n;
 }
 
-static void send_place(asking *a, place *p)
+/* What was put into a message, with the ids from `from`, could not be sent. */
+static void fail_places(asking *a, int64_t from, const kt_err *why)
 {
-	kt_err err = KT_ERR_INIT;
-	p->id = ++a->o->latest_id;
-	p->sent = send(a->o, p->id, p->r, &err) == KT_OK;
-	if (p->sent)
-		return;
-	fail_request(p->r, &err);
-	p->r = NULL;
+	for (size_t i = 0; i < WINDOW; i++)
+		if (a->at[i].sent && a->at[i].id >= from) {
+			fail_request(a->at[i].r, why);
+			finish_place(a, &a->at[i]);
+		}
 }
 
+static kt_owner_request *take_request(asking *a)
+{
+	kt_owner_request *r = a->ended ? NULL : a->source->next(a->source->cookie);
+	a->ended = !r;
+	return r;
+}
+
+/* The next request that is to be sent, NULL: none. */
+static place *next_place(asking *a)
+{
+	for (size_t i = 0; i < WINDOW; i++) {
+		place *p = &a->at[i];
+		if (!p->r)
+			*p = (place){.r = take_request(a)};
+		if (p->r && !p->sent)
+			return p;
+	}
+	return NULL;
+}
+
+/* One message: requests without secrets, or one that has one. False: nothing is left to send. */
+static bool send_message(asking *a)
+{
+	kt_err err = KT_ERR_INIT;
+	const int64_t from = a->o->latest_id + 1;
+	const kt_secret *secret = NULL;
+	kt_code rc = KT_OK;
+	place *p = next_place(a);
+	cJSON *list = p ? cJSON_CreateArray() : NULL;
+	for (size_t n = 0; rc == KT_OK && p && !secret && n < MESSAGE && (n == 0 || !p->r->secret); n++) {
+		p->id = ++a->o->latest_id;
+		p->sent = true;
+		secret = p->r->secret;
+		rc = add_request(list, p->id, p->r, &err);
+		p = next_place(a);
+	}
+	if (list && rc == KT_OK)
+		rc = send_list(a->o, list, secret, &err);
+	else
+		cJSON_Delete(list);
+	if (rc != KT_OK)
+		fail_places(a, from, &err);
+	return rc == KT_OK && p;
+}
+
+/* Not for one request alone, as long as the owner has enough of them: a message costs more than what is in it. */
 static void send_more(asking *a)
 {
-	for (size_t i = 0; i < a->window && !a->o->reload; i++) {
-		place *p = &a->at[i];
-		if (!p->r && a->next < a->n)
-			*p = (place){.r = &a->list[a->next++]};
-		if (p->r && !p->sent)
-			send_place(a, p);
-	}
+	const size_t sent = count_sent(a);
+	if (a->o->reload || (sent && !a->ended && sent + MESSAGE > WINDOW))
+		return;
+	while (send_message(a))
+		;
 }
 
 static place *find_place(asking *a, const cJSON *reply)
 {
 	int64_t id;
 	if (kt_json_int(reply, "id", 1, INT64_C(1) << 53, &id, NULL) == KT_OK)
-		for (size_t i = 0; i < a->window; i++)
+		for (size_t i = 0; i < WINDOW; i++)
 			if (a->at[i].sent && a->at[i].id == id)
 				return &a->at[i];
 	return NULL;
@@ -459,22 +531,26 @@ static void answer(asking *a, cJSON *reply, kt_secret *secret)
 	take_reply(reply, secret, p->r);
 	note_refusal(a->o, reply, &p->r->error);
 	if (p->r->code == KT_OK || !(flag(reply, "lost") || flag(reply, "refused"))) {
-		*p = (place){0};
+		finish_place(a, p);
 		return;
 	}
 	a->o->reload = true;
 	a->lost = p->r->error;
-	ask_again(p, &a->lost);
+	ask_again(a, p, &a->lost);
 }
 
 /* Nothing more can be had: every request that has no answer fails with the reason. */
 static void give_up(asking *a, const kt_err *why)
 {
-	for (size_t i = 0; i < a->window; i++)
-		if (a->at[i].r)
+	for (size_t i = 0; i < WINDOW; i++)
+		if (a->at[i].r) {
 			fail_request(a->at[i].r, why);
-	while (a->next < a->n)
-		fail_request(&a->list[a->next++], why);
+			finish_place(a, &a->at[i]);
+		}
+	for (kt_owner_request *r; (r = take_request(a));) {
+		fail_request(r, why);
+		a->source->done(a->source->cookie, r);
+	}
 }
 
 /* An owner that can be asked, a new one if need be. False: there is none, and all have their answer. */
@@ -503,14 +579,14 @@ static void notice_death(kt_owner *o)
 	kt_log(KT_LOG_WARN, "%s", err.msg);
 }
 
-void kt_owner_ask(kt_owner *o, kt_owner_request *list, size_t n)
+void kt_owner_ask_from(kt_owner *o, const kt_owner_source *source)
 {
-	asking a = {.o = o, .list = list, .n = n, .window = n < WINDOW ? n : WINDOW, .lost = KT_ERR_INIT};
+	asking a = {.o = o, .source = source, .lost = KT_ERR_INIT};
 	notice_death(o);
 	for (;;) {
 		cJSON *reply;
 		kt_secret secret;
-		if (a.next == a.n && count_begun(&a) == 0)
+		if (a.ended && count_begun(&a) == 0)
 			return;
 		if (!have_owner(&a))
 			return;
@@ -525,6 +601,31 @@ void kt_owner_ask(kt_owner *o, kt_owner_request *list, size_t n)
 		kt_secret_free(&secret);
 		cJSON_Delete(reply);
 	}
+}
+
+typedef struct listed {
+	kt_owner_request *list;
+	size_t n, next;
+} listed;
+
+static kt_owner_request *next_listed(void *cookie)
+{
+	listed *l = cookie;
+	return l->next < l->n ? &l->list[l->next++] : NULL;
+}
+
+/* The answer is in the list. */
+static void listed_done(void *cookie, kt_owner_request *request)
+{
+	(void)cookie;
+	(void)request;
+}
+
+void kt_owner_ask(kt_owner *o, kt_owner_request *list, size_t n)
+{
+	listed l = {.list = list, .n = n};
+	const kt_owner_source source = {.next = next_listed, .done = listed_done, .cookie = &l};
+	kt_owner_ask_from(o, &source);
 }
 
 kt_code kt_owner_call(kt_owner *o, kt_owner_request *request, kt_err *err)

@@ -54,7 +54,7 @@ void kt_owner_end(kt_owner *o);
  * cJSON_Delete, reply by kt_secret_free. */
 typedef struct kt_owner_request {
 	const char *verb;
-	const cJSON *args;       /* NULL: {} */
+	cJSON *args;             /* borrowed; NULL: {} */
 	const kt_secret *secret; /* goes along as raw bytes, never as JSON; NULL: none */
 	bool again;              /* safe to ask once more when nobody knows whether it was done */
 
@@ -64,7 +64,18 @@ typedef struct kt_owner_request {
 	kt_err error;    /* whole, as the handler gave it: message and remedy */
 } kt_owner_request;
 
+/* Where requests come from, so that a long list of them need not be in memory at once. */
+typedef struct kt_owner_source {
+	/* The next request, NULL: there is none. It stays until it is given to `done`. */
+	kt_owner_request *(*next)(void *cookie);
+	/* It has its answer. Neither of the two may ask this owner anything. */
+	void (*done)(void *cookie, kt_owner_request *request);
+	void *cookie;
+} kt_owner_source;
+
 /* Ask them all, as many at a time as there are sessions, in no order; returns when each has its answer. */
+void kt_owner_ask_from(kt_owner *o, const kt_owner_source *source);
+/* The same of a list that is in memory. */
 void kt_owner_ask(kt_owner *o, kt_owner_request *list, size_t n);
 /* Ask one; request->code, with request->error in *err. */
 KT_MUST_CHECK kt_code kt_owner_call(kt_owner *o, kt_owner_request *request, kt_err *err);

@@ -21,9 +21,9 @@ typedef struct job {
 	struct job *next;
 	int64_t id;
 	bool again;
-	const char *verb; /* of payload */
+	const char *verb; /* of request */
 	const cJSON *args;
-	cJSON *payload;
+	cJSON *request;
 	kt_secret secret;
 } job;
 
@@ -54,7 +54,7 @@ static void job_free(job *j)
 {
 	if (!j)
 		return;
-	cJSON_Delete(j->payload);
+	cJSON_Delete(j->request);
 	kt_secret_free(&j->secret);
 	free(j);
 }
@@ -256,17 +256,19 @@ static void add_worker(server *s)
 		kt_log(KT_LOG_WARN, "no thread for a further session");
 }
 
-static void enqueue(server *s, job *j)
+/* A list of jobs, in their order. */
+static void enqueue(server *s, job *first)
 {
 	pthread_mutex_lock(&s->lock);
-	if (s->first)
-		s->last->next = j;
-	else
-		s->first = j;
-	s->last = j;
-	s->queued++;
-	add_worker(s);
-	pthread_cond_signal(&s->changed);
+	for (job *j = first, *next; j; j = next) {
+		next = j->next;
+		j->next = NULL;
+		*(s->first ? &s->last->next : &s->first) = j;
+		s->last = j;
+		s->queued++;
+		add_worker(s);
+	}
+	pthread_cond_broadcast(&s->changed);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -298,41 +300,78 @@ static void act_open(server *s, job *j)
 	job_free(j);
 }
 
-/* One request; *out NULL at the end of the conversation. */
-static kt_code read_job(server *s, job **out, kt_err *err)
+/* One request of a message. Takes over `request` and *secret, also on failure. */
+static kt_code make_job(cJSON *request, kt_secret *secret, job **out, kt_err *err)
 {
-	kt_frame_kind kind;
-	*out = NULL;
+	kt_code rc = KT_OK;
 	job *j = calloc(1, sizeof *j);
-	if (!j)
+	*out = j;
+	if (!j) {
+		cJSON_Delete(request);
+		kt_secret_free(secret);
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
-	kt_code rc = kt_owner_receive(s->sock, &kind, &j->payload, &j->secret, err);
-	if (rc == KT_OK && j->payload) {
-		rc = kt_json_int(j->payload, "id", 1, INT64_C(1) << 53, &j->id, err);
-		if (rc == KT_OK)
-			rc = kt_json_str(j->payload, "verb", &j->verb, err);
-		if (rc == KT_OK)
-			rc = kt_json_bool(j->payload, "again", &j->again, err);
-		if (rc == KT_OK)
-			rc = kt_json_object(j->payload, "args", &j->args, err);
 	}
-	if (rc == KT_OK && j->payload)
-		*out = j;
-	else
-		job_free(j);
+	j->request = request;
+	j->secret = *secret;
+	*secret = KT_SECRET_INIT;
+	KT_TRY_GOTO(kt_json_int(request, "id", 1, INT64_C(1) << 53, &j->id, err), out);
+	KT_TRY_GOTO(kt_json_str(request, "verb", &j->verb, err), out);
+	KT_TRY_GOTO(kt_json_bool(request, "again", &j->again, err), out);
+	rc = kt_json_object(request, "args", &j->args, err);
+out:
 	return rc;
 }
 
-static kt_code read_jobs(server *s, kt_err *err)
+static void free_jobs(job *first)
 {
-	for (job *j;;) {
-		KT_TRY(read_job(s, &j, err));
-		if (!j)
+	for (job *j = first, *next; j; j = next) {
+		next = j->next;
+		job_free(j);
+	}
+}
+
+/* The requests of a message, in their order. `secret` is the only one's. */
+static kt_code make_jobs(cJSON *message, kt_secret *secret, job **first, kt_err *err)
+{
+	job **end = first;
+	cJSON *list = cJSON_GetObjectItemCaseSensitive(message, "requests");
+	for (cJSON *request; list && (request = cJSON_DetachItemFromArray(list, 0));) {
+		KT_TRY(make_job(request, secret, end, err));
+		end = &(*end)->next;
+	}
+	return *first ? KT_OK : kt_fail(err, KT_E_INPUT, NULL, "a message without requests");
+}
+
+/* The requests of the next message; *first NULL at the end of the conversation. */
+static kt_code read_message(server *s, job **first, kt_err *err)
+{
+	kt_frame_kind kind;
+	cJSON *message;
+	kt_secret secret;
+	*first = NULL;
+	KT_TRY(kt_owner_receive(s->sock, &kind, &message, &secret, err));
+	if (!message)
+		return KT_OK;
+	kt_code rc = make_jobs(message, &secret, first, err);
+	cJSON_Delete(message);
+	kt_secret_free(&secret);
+	if (rc != KT_OK) {
+		free_jobs(*first);
+		*first = NULL;
+	}
+	return rc;
+}
+
+static kt_code read_messages(server *s, kt_err *err)
+{
+	for (job *first;;) {
+		KT_TRY(read_message(s, &first, err));
+		if (!first)
 			return KT_OK;
-		if (strcmp(j->verb, "open") == 0)
-			act_open(s, j);
+		if (strcmp(first->verb, "open") == 0)
+			act_open(s, first);
 		else
-			enqueue(s, j);
+			enqueue(s, first);
 	}
 }
 
@@ -345,10 +384,7 @@ static void finish(server *s)
 	pthread_mutex_unlock(&s->lock);
 	for (unsigned i = 0; i < s->workers; i++)
 		(void)pthread_join(s->thread[i], NULL);
-	for (job *j = s->first, *next; j; j = next) {
-		next = j->next;
-		job_free(j);
-	}
+	free_jobs(s->first);
 	kt_token_close(s->opened);
 	free(s->uri);
 }
@@ -393,7 +429,7 @@ kt_code kt_owner_serve(int argc, char **argv, const kt_owner_handler *handlers, 
 	(void)fcntl(s.sock, F_SETFD, FD_CLOEXEC);  /* a module may start programs */
 	(void)prctl(PR_SET_NAME, "keyturn-token"); /* not "exe", after /proc/self/exe */
 	lock_module_memory();
-	kt_code rc = read_jobs(&s, err);
+	kt_code rc = read_messages(&s, err);
 	finish(&s);
 	return rc;
 }

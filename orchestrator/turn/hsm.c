@@ -15,7 +15,7 @@
 #include "pkcs11/uri.h"
 #include "wire/blob.h"
 
-enum { PATH_LEN = 4096, BLOB_FILE_MAX = 16 * 1024, AT_ONCE = 64 };
+enum { PATH_LEN = 4096, BLOB_FILE_MAX = 16 * 1024 };
 
 struct kt_hsm {
 	kt_hsm_options opt;
@@ -397,51 +397,91 @@ static kt_code prepare(const call *c, const char *verb, cJSON **args, kt_err *er
 	return v->prepare ? v->prepare(c, *args, err) : KT_OK;
 }
 
-/* What the owner answered becomes the command's outcome. Takes over r->result. */
-static void settle(const call *c, kt_owner_request *r, kt_hsm_command *out)
+/* The commands, one after another: what one needs is in memory only from when it is sent until its answer is there. */
+typedef struct asked {
+	kt_hsm *hsm;
+	const char *run;
+	kt_hsm_command *list;
+	size_t n, next;
+} asked;
+
+typedef struct one {
+	kt_owner_request request; /* the first member: it is what the owner gives back */
+	cJSON *args;
+	kt_hsm_command *command;
+} one;
+
+static call call_of(const asked *a, const kt_hsm_command *command)
 {
-	const struct verb *v = find_verb(out->verb);
-	out->error = r->error;
-	if (r->code == KT_OK && v->keep)
-		r->code = v->keep(c, r->result, &out->error);
-	out->status = r->code == KT_OK ? KT_STATUS_OK : KT_STATUS_FAILED;
-	if (r->code != KT_OK) {
-		cJSON_Delete(r->result);
-		r->result = cJSON_CreateObject();
-	}
-	out->result = r->result;
+	return (call){.hsm = a->hsm, .run = a->run, .node = command->node, .spki_sha256 = command->spki_sha256};
 }
 
-/* A part of the list, so that the memory for it does not grow with the number of nodes. */
-static void act_part(kt_hsm *hsm, const char *run, kt_hsm_command *list, size_t n)
+static void fail_command(kt_hsm_command *command)
 {
-	kt_owner_request asked[AT_ONCE];
-	size_t of[AT_ONCE];
-	cJSON *args[AT_ONCE];
-	size_t m = 0;
-	for (size_t i = 0; i < n; i++) {
-		const call c = {.hsm = hsm, .run = run, .node = list[i].node, .spki_sha256 = list[i].spki_sha256};
-		list[i].error = KT_ERR_INIT;
-		kt_code rc = prepare(&c, list[i].verb, &args[i], &list[i].error);
-		if (rc == KT_OK) {
-			of[m] = i;
-			asked[m++] = (kt_owner_request){.verb = list[i].verb, .args = args[i], .again = true};
-			continue;
-		}
-		list[i].status = KT_STATUS_FAILED;
-		list[i].result = cJSON_CreateObject();
+	command->status = KT_STATUS_FAILED;
+	cJSON_Delete(command->result);
+	command->result = cJSON_CreateObject();
+}
+
+/* NULL: it has failed. */
+static one *make_one(const asked *a, kt_hsm_command *command)
+{
+	const call c = call_of(a, command);
+	one *o = calloc(1, sizeof *o);
+	command->error = KT_ERR_INIT;
+	command->result = NULL;
+	kt_code rc = o ? prepare(&c, command->verb, &o->args, &command->error)
+		       : kt_fail(&command->error, KT_E_INTERNAL, NULL, "out of memory");
+	if (rc == KT_OK) {
+		o->command = command;
+		o->request = (kt_owner_request){.verb = command->verb, .args = o->args, .again = true};
+		return o;
 	}
-	kt_owner_ask(hsm->owner, asked, m);
-	for (size_t i = 0; i < m; i++) {
-		const call c = {.hsm = hsm, .run = run, .node = list[of[i]].node};
-		settle(&c, &asked[i], &list[of[i]]);
-	}
-	for (size_t i = 0; i < n; i++)
-		cJSON_Delete(args[i]);
+	fail_command(command);
+	if (o)
+		cJSON_Delete(o->args);
+	free(o);
+	return NULL;
+}
+
+static kt_owner_request *next_asked(void *cookie)
+{
+	asked *a = cookie;
+	one *o = NULL;
+	while (!o && a->next < a->n)
+		o = make_one(a, &a->list[a->next++]);
+	return o ? &o->request : NULL;
+}
+
+static void asked_done(void *cookie, kt_owner_request *request)
+{
+	one *o = (one *)request;
+	(void)cookie;
+	o->command->status = KT_STATUS_OK;
+	o->command->result = request->result;
+	o->command->error = request->error;
+	if (request->code != KT_OK)
+		fail_command(o->command);
+	cJSON_Delete(o->args);
+	free(o);
+}
+
+/* Do the rest with what the owner answered. It may ask the owner again. */
+static void keep(const asked *a, kt_hsm_command *command)
+{
+	const struct verb *v = find_verb(command->verb);
+	const call c = call_of(a, command);
+	if (command->status != KT_STATUS_OK || !v->keep)
+		return;
+	if (v->keep(&c, command->result, &command->error) != KT_OK)
+		fail_command(command);
 }
 
 void kt_hsm_act(kt_hsm *hsm, const char *run, kt_hsm_command *list, size_t n)
 {
-	for (size_t i = 0; i < n; i += AT_ONCE)
-		act_part(hsm, run, list + i, n - i < AT_ONCE ? n - i : AT_ONCE);
+	asked a = {.hsm = hsm, .run = run, .list = list, .n = n};
+	const kt_owner_source source = {.next = next_asked, .done = asked_done, .cookie = &a};
+	kt_owner_ask_from(hsm->owner, &source);
+	for (size_t i = 0; i < n; i++)
+		keep(&a, &list[i]);
 }

@@ -336,6 +336,64 @@ static void a_crash_among_many_costs_nothing(void **state)
 	kt_owner_end(o);
 }
 
+/* LONG requests that are made when they are asked for; every seventh has a secret, which says which one it is. */
+enum { LONG = 300, AT_MOST = 64 };
+
+typedef struct source {
+	kt_owner_request r[LONG];
+	kt_secret secret[LONG];
+	size_t next, out, most, times[LONG];
+} source;
+
+static kt_owner_request *next_of(void *cookie)
+{
+	source *s = cookie;
+	kt_err err = KT_ERR_INIT;
+	size_t i = s->next;
+	if (i == LONG)
+		return NULL;
+	const uint8_t said[2] = {(uint8_t)(i / 7), 100};
+	s->r[i] = (kt_owner_request){.verb = i % 7 ? "kcv" : "turn", .again = true};
+	if (i % 7 == 0) {
+		assert_kt_ok(kt_secret_copy(&s->secret[i], said, sizeof said, &err));
+		s->r[i].secret = &s->secret[i];
+	}
+	s->next++;
+	s->most = ++s->out > s->most ? s->out : s->most;
+	return &s->r[i];
+}
+
+static void done_of(void *cookie, kt_owner_request *r)
+{
+	source *s = cookie;
+	size_t i = (size_t)(r - s->r);
+	s->times[i]++;
+	s->out--;
+	assert_int_equal(r->code, KT_OK);
+	assert_int_equal(r->reply.len, i % 7 ? 0 : 2);
+	if (i % 7 == 0) {
+		assert_int_equal(r->reply.data[0], i / 7 + 1);
+		kt_secret_free(&s->secret[i]);
+	}
+	kt_secret_free(&r->reply);
+	cJSON_Delete(r->result);
+}
+
+static void requests_that_are_made_as_they_go(void **state)
+{
+	(void)state;
+	static source s;
+	kt_owner *o = begin(softhsm_shim_uri(), 2);
+	order("C_Sign", "after 90 crash");
+	kt_owner_ask_from(o, &(kt_owner_source){.next = next_of, .done = done_of, .cookie = &s});
+	assert_int_equal(logins(), 2); /* it did crash */
+	for (size_t i = 0; i < LONG; i++)
+		assert_int_equal(s.times[i], 1);
+	assert_int_equal(s.out, 0);
+	assert_in_range(s.most, 2, AT_MOST);
+	kt_owner_end(o);
+}
+
 static const char *wrong_pin_uri(void)
 {
 	static char uri[2000];
@@ -498,6 +556,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(what_always_fails_is_given_up),
 		cmocka_unit_test(who_was_killed_between_requests_is_replaced),
 		cmocka_unit_test(a_crash_among_many_costs_nothing),
+		cmocka_unit_test(requests_that_are_made_as_they_go),
 		cmocka_unit_test(a_refused_pin_is_not_tried_again),
 		cmocka_unit_test(a_token_that_locks_is_left_alone),
 		cmocka_unit_test(nobody_knows_what_became_of_the_pin),
