@@ -85,3 +85,10 @@ function(kt_allocfail name)
     target_link_options(${name} PRIVATE "-Wl,--wrap=${call}")
   endforeach()
 endfunction()
+
+# kt_native_rsa(TEST): under valgrind its RSA keys, and SoftHSM's there, are made outside of it (tests/unit/native_rsa.c).
+function(kt_native_rsa name)
+  target_sources(${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests/unit/native_rsa.c")
+  target_link_libraries(${name} PRIVATE PkgConfig::CRYPTO ${CMAKE_DL_LIBS})
+  target_link_options(${name} PRIVATE -Wl,--export-dynamic-symbol=RSA_generate_key_ex)
+endfunction()

@@ -294,7 +294,9 @@ static void no_graft_opens(void **state)
 		const kt_blob good = make(i, "R1", "web01");
 		text_of(&good, into);
 		for (int j = 0; j < KINDS; j += step) {
-			for (size_t k = 0; k < sizeof grafts / sizeof grafts[0]; k++) {
+			/* of a part each graft, too, is made with some of the pairs */
+			const size_t each = step > 1 ? 3 : 1;
+			for (size_t k = (size_t)(i + j) % each; k < sizeof grafts / sizeof grafts[0]; k += each) {
 				graft(into, from[j], grafts[k], text);
 				must_not_open(text, strlen(text), &good, by_libcrypto, &sum);
 			}
