@@ -21,7 +21,7 @@ typedef enum kt_code {
 	KT_E_ROLLED_BACK = 5, /* the run failed and everything is back on the old key */
 	KT_E_HELD = 6,        /* a person must decide; the message says what */
 	KT_E_HSM = 7,         /* token, module, PIN or mechanism */
-	KT_E_UNREACHABLE = 8, /* a node, or AWS KMS, could not be asked */
+	KT_E_UNREACHABLE = 8, /* a node, AWS KMS or a database server could not be asked */
 	KT_E_AUDIT = 9,       /* journal or audit trail cannot be written or does not verify */
 	KT_E_IO = 10,         /* operating system: permission, missing file, full disk */
 	KT_E_KEY = 11,        /* a key is missing, of wrong size or mode, or is not the one that opens the data */

@@ -67,7 +67,7 @@ static kt_code fill(kt_db *db, kt_envelope_ctx *ctx, int64_t items, size_t bytes
 static kt_code make(const char *path, kt_envelope_ctx *ctx, int64_t items, size_t bytes, kt_err *err)
 {
 	kt_db *db;
-	KT_TRY(kt_db_open(path, KT_DB_CREATE, 1000, &db, err));
+	KT_TRY(kt_db_open((kt_db_place){.text = path}, KT_DB_CREATE, 1000, &db, err));
 	kt_code rc = kt_db_begin(db, true, err);
 	if (rc == KT_OK)
 		rc = kt_db_create_schema(db, err);
@@ -127,11 +127,11 @@ static kt_code time_walk(const char *path, size_t head, size_t from, kt_db_edit_
 {
 	kt_db *db;
 	int64_t count = 0;
-	KT_TRY(kt_db_open(path, KT_DB_WRITE, 1000, &db, err));
+	KT_TRY(kt_db_open((kt_db_place){.text = path}, KT_DB_WRITE, 1000, &db, err));
 	double start = now();
 	kt_code rc = kt_db_begin(db, true, err);
 	if (rc == KT_OK)
-		rc = kt_db_item_edit(db, head, from, fn, p, &count, err);
+		rc = kt_db_item_edit(db, NULL, head, from, fn, p, &count, err);
 	if (rc == KT_OK)
 		rc = kt_db_commit(db, err);
 	*rate = (double)items / (now() - start);
@@ -147,7 +147,7 @@ static kt_code check(const char *path, kt_envelope_ctx *ctx, double *rate, kt_er
 {
 	kt_db *db;
 	kt_verify_report report;
-	KT_TRY(kt_db_open(path, KT_DB_LOOK, 1000, &db, err));
+	KT_TRY(kt_db_open((kt_db_place){.text = path}, KT_DB_LOOK, 1000, &db, err));
 	double start = now();
 	kt_code rc = kt_verify_items(db, ctx, false, NULL, &report, err);
 	*rate = (double)report.items / (now() - start);
@@ -244,7 +244,7 @@ static kt_code time_cmk_with(kt_keystore *from, kt_keystore *to, const char *pat
 	kt_buf record = KT_BUF_INIT;
 	KT_TRY(kt_kek_make(from, 1, 1, &kek, &record, err));
 	kt_kek_free(&kek);
-	kt_code rc = kt_db_open(path, KT_DB_WRITE, 1000, &db, err);
+	kt_code rc = kt_db_open((kt_db_place){.text = path}, KT_DB_WRITE, 1000, &db, err);
 	double start = now();
 	if (rc == KT_OK)
 		rc = turn_cmk(db, from, to, &record, err);

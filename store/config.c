@@ -9,9 +9,11 @@
 #include <unistd.h>
 
 #include "base/json.h"
+#include "store/address.h"
 
-static const char *const members[] = {"database", "node", "listen", "heartbeat_seconds", "live_window_seconds",
-				      "cache",    "log",  "pid"};
+static const char *const members[] = {
+	"database", "internal_db_creds", "node", "listen", "heartbeat_seconds", "live_window_seconds", "cache", "log",
+	"pid"};
 
 static kt_code no_memory(kt_err *err)
 {
@@ -24,6 +26,7 @@ void kt_store_config_free(kt_store_config *cfg)
 		return;
 	free(cfg->file);
 	free(cfg->database);
+	free(cfg->creds);
 	free(cfg->node);
 	free(cfg->host);
 	free(cfg->cache);
@@ -137,8 +140,8 @@ static kt_code check_members(const kt_json_doc *doc, kt_err *err)
 		(void)snprintf(path, sizeof path, "$.%.120s", m->string);
 		if (!known)
 			return kt_json_doc_fail(doc, path, err,
-						"known are database, node, listen, heartbeat_seconds, "
-						"live_window_seconds, cache, log and pid",
+						"known are database, internal_db_creds, node, listen, "
+						"heartbeat_seconds, live_window_seconds, cache, log and pid",
 						"not a setting of the store");
 	}
 	return KT_OK;
@@ -166,6 +169,24 @@ static kt_code take_path(const kt_json_doc *doc, const char *folder, const char 
 		return kt_json_doc_fail(doc, text ? path : "$", err, NULL, "%s: a path is expected", name);
 	}
 	return kt_store_absolute(folder, text, out, err);
+}
+
+/* One of database (a path or a URL) and internal_db_creds. */
+static kt_code take_database(const kt_json_doc *doc, const char *folder, kt_store_config *cfg, kt_err *err)
+{
+	const char *text, *creds;
+	KT_TRY(located(doc, "database", kt_json_opt_str(doc->root, "database", NULL, &text, err), err));
+	KT_TRY(located(doc, "internal_db_creds", kt_json_opt_str(doc->root, "internal_db_creds", NULL, &creds, err),
+		       err));
+	if (text && creds)
+		return kt_json_doc_fail(doc, "$.internal_db_creds", err, NULL,
+					"database and internal_db_creds exclude each other");
+	if (creds)
+		return take_path(doc, folder, "internal_db_creds", NULL, &cfg->creds, err);
+	if (!text || !kt_db_address_is_url(text))
+		return take_path(doc, folder, "database", NULL, &cfg->database, err);
+	cfg->database = strdup(text);
+	return cfg->database ? KT_OK : no_memory(err);
 }
 
 static kt_code take_node(const kt_json_doc *doc, kt_store_config *cfg, kt_err *err)
@@ -222,7 +243,7 @@ static kt_code take_times(const kt_json_doc *doc, kt_store_config *cfg, kt_err *
 static kt_code take_all(const kt_json_doc *doc, const char *folder, kt_store_config *cfg, kt_err *err)
 {
 	KT_TRY(check_members(doc, err));
-	KT_TRY(take_path(doc, folder, "database", NULL, &cfg->database, err));
+	KT_TRY(take_database(doc, folder, cfg, err));
 	KT_TRY(take_path(doc, folder, "cache", ".cache", &cfg->cache, err));
 	KT_TRY(take_path(doc, folder, "log", "log/looker.log", &cfg->log, err));
 	KT_TRY(take_path(doc, folder, "pid", "looker.pid", &cfg->pid, err));
@@ -256,24 +277,44 @@ static kt_code bare(kt_store_config *cfg, kt_err *err)
 	return cfg->file && cfg->node && cfg->host ? KT_OK : no_memory(err);
 }
 
-static kt_code override_database(kt_store_config *cfg, const char *path, kt_err *err)
+/* Another database than the configured one, by path or URL. */
+static kt_code override_database(kt_store_config *cfg, const char *text, kt_err *err)
 {
 	free(cfg->database);
+	free(cfg->creds);
 	free(cfg->cache);
 	free(cfg->log);
-	cfg->database = cfg->cache = cfg->log = NULL;
-	return kt_store_absolute(NULL, path, &cfg->database, err);
+	cfg->database = cfg->creds = cfg->cache = cfg->log = NULL;
+	if (!kt_db_address_is_url(text))
+		return kt_store_absolute(NULL, text, &cfg->database, err);
+	cfg->database = strdup(text);
+	return cfg->database ? KT_OK : no_memory(err);
+}
+
+static kt_code override_creds(kt_store_config *cfg, const char *path, kt_err *err)
+{
+	free(cfg->database);
+	free(cfg->creds);
+	cfg->database = cfg->creds = NULL;
+	return kt_store_absolute(NULL, path, &cfg->creds, err);
 }
 
 kt_code kt_store_config_load(const kt_store_where *where, kt_store_config *out, kt_err *err)
 {
 	*out = (kt_store_config){0};
-	kt_code rc = find(where, where->optional || where->database != NULL, &out->file, err);
+	kt_code rc = find(where, where->creds || where->database, &out->file, err);
 	if (rc == KT_OK)
 		rc = out->file ? load_file(out, err) : bare(out, err);
 	if (rc == KT_OK && where->database)
 		rc = override_database(out, where->database, err);
+	if (rc == KT_OK && where->creds)
+		rc = override_creds(out, where->creds, err);
 	if (rc != KT_OK)
 		kt_store_config_free(out);
 	return rc;
+}
+
+kt_db_place kt_store_place(const kt_store_config *cfg)
+{
+	return (kt_db_place){.text = cfg->database, .creds = cfg->creds};
 }

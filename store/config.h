@@ -6,11 +6,14 @@
 #include <stdbool.h>
 
 #include "base/result.h"
+#include "store/db.h"
 
-/* All paths are absolute. Everything is owned by the struct: kt_store_config_free. */
+/* All paths are absolute, and of database and creds there is exactly one. Everything is owned by the struct:
+ * kt_store_config_free. */
 typedef struct kt_store_config {
 	char *file;     /* the configuration itself; "" when --database was given without any */
-	char *database; /* */
+	char *database; /* a path or a URL; NULL: by creds */
+	char *creds;    /* of the credentials file; NULL: by database */
 	char *node;
 	char *host;              /* of the listener */
 	int port;                /* 0..65535, 0: any */
@@ -24,9 +27,9 @@ typedef struct kt_store_config {
 /* How the configuration is to be found; each may be NULL. */
 typedef struct kt_store_where {
 	const char *config;   /* --config */
-	const char *database; /* --database: overrides; cache and log are off then */
+	const char *database; /* --database: a path or a URL that overrides; cache and log are off then */
+	const char *creds;    /* -d: a credentials file that overrides */
 	const char *program;  /* argv[0] */
-	bool optional;        /* no configuration at all is fine: the caller sets the database then */
 } kt_store_where;
 
 /*
@@ -36,6 +39,9 @@ typedef struct kt_store_where {
  */
 KT_MUST_CHECK kt_code kt_store_config_load(const kt_store_where *where, kt_store_config *out, kt_err *err);
 void kt_store_config_free(kt_store_config *cfg);
+
+/* Where the database is; good for as long as the configuration. */
+kt_db_place kt_store_place(const kt_store_config *cfg);
 
 /* `path` made absolute: relative to `folder`, or to the working folder when that is NULL. *out is the caller's. */
 KT_MUST_CHECK kt_code kt_store_absolute(const char *folder, const char *path, char **out, kt_err *err);

@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The store's database: SQLite, one file that all nodes share. The only place of the store that calls SQLite. Tables:
- * docs/FORMATS.md, "keyturn-store". Rollback journal and synchronous=EXTRA: what was committed survives a power cut, a
- * kill in the middle of a transaction leaves the state before it, and the file alone is everything while nobody is
- * connected.
+ * The store's database, which all nodes share: one interface and two back ends, SQLite (db_sqlite.c: one file, the
+ * default) and MariaDB or MySQL through its client library (db_mariadb.c). Nothing above knows which. Tables:
+ * docs/FORMATS.md, "keyturn-store".
  *
- * Errors: KT_E_IO (cannot be opened, read or written, disk full), KT_E_INPUT (not such a database, corrupted, a row
- * that cannot be), KT_E_BUSY (another process holds it), each with the path. One thread at a time per handle.
+ * What was committed survives a power cut, a kill in the middle of a transaction leaves the state before it. With
+ * SQLite the file alone is everything while nobody is connected (rollback journal, synchronous=EXTRA).
+ *
+ * Errors: KT_E_IO (cannot be opened, read or written, disk full, no privilege), KT_E_INPUT (not such a database,
+ * corrupted, a row that cannot be), KT_E_BUSY (another process holds it; a deadlock), KT_E_UNREACHABLE (the server
+ * cannot be asked, or the connection was lost: what was in the transaction is rolled back by the server), each with the
+ * database. A lost connection is made anew by the next call that is outside of a transaction. One thread at a time per
+ * handle.
  */
 #ifndef KT_STORE_DB_H
 #define KT_STORE_DB_H
@@ -19,23 +24,35 @@
 
 typedef struct kt_db kt_db;
 
+/* Where a database is: one of the two is given. Both are the caller's, for as long as the handle. */
+typedef struct kt_db_place {
+	const char
+		*text; /* the absolute path of an SQLite file, or mariadb://USER@HOST:PORT/DATABASE (store/address.h) */
+	const char *creds; /* the absolute path of a credentials file (store/creds.h) */
+} kt_db_place;
+
 typedef enum kt_db_mode {
-	KT_DB_LOOK,  /* the file must exist; write access is used when there is any, to roll a crashed writer back */
-	KT_DB_WRITE, /* the file must exist */
-	KT_DB_CREATE /* is made when it does not exist */
+	KT_DB_LOOK, /* it must exist; write access to a file is used when there is any, to roll a crashed writer back */
+	KT_DB_WRITE, /* it must exist */
+	KT_DB_CREATE /* the file, or the tables in a server's database, are made when they do not exist */
 } kt_db_mode;
 
 /* `busy_ms`: how long to wait for another process. An empty or absent (KT_DB_CREATE) file is fine: not initialised yet.
  * *out is the caller's: kt_db_close (NULL is fine), which also rolls an open transaction back. */
-KT_MUST_CHECK kt_code kt_db_open(const char *path, kt_db_mode mode, int busy_ms, kt_db **out, kt_err *err);
+KT_MUST_CHECK kt_code kt_db_open(kt_db_place place, kt_db_mode mode, int busy_ms, kt_db **out, kt_err *err);
 void kt_db_close(kt_db *db);
-const char *kt_db_path(const kt_db *db);
+/* The database for people: its path or URL, without any password. */
+const char *kt_db_name(const kt_db *db);
 
-/* *absent: there is no file at all, in a folder that can be looked into. KT_E_IO when that cannot be told. */
-KT_MUST_CHECK kt_code kt_db_absent(const char *path, bool *absent, kt_err *err);
+/* *absent: there is no file at all, in a folder that can be looked into (a server's database never counts as absent).
+ * KT_E_IO when that cannot be told. */
+KT_MUST_CHECK kt_code kt_db_absent(kt_db_place place, bool *absent, kt_err *err);
 
-/* A transaction. `write` takes the write lock at once (BEGIN IMMEDIATE). Without one, every call is its own. */
+/* A transaction. `write` takes the one write lock at once: nobody else writes until its end. Without a transaction,
+ * every call is its own. */
 KT_MUST_CHECK kt_code kt_db_begin(kt_db *db, bool write, kt_err *err);
+/* KT_E_UNKNOWN: the connection was lost while the server committed. Whoever has the write lock afterwards sees which it
+ * is. */
 KT_MUST_CHECK kt_code kt_db_commit(kt_db *db, kt_err *err);
 /* Harmless without a transaction. */
 void kt_db_rollback(kt_db *db);
@@ -50,15 +67,15 @@ KT_MUST_CHECK kt_code kt_db_set_epoch(kt_db *db, int64_t epoch, kt_err *err);
 
 /* The KEK record, appended. KT_E_INPUT when there is none or more than one. */
 KT_MUST_CHECK kt_code kt_db_kek_get(kt_db *db, kt_buf *record, kt_err *err);
-/* Put this record in the place of any other; nothing of the old one stays in the file (secure_delete). */
+/* Put this record in the place of any other; nothing of the old one stays in an SQLite file (secure_delete). */
 KT_MUST_CHECK kt_code kt_db_kek_replace(kt_db *db, uint32_t generation, const kt_buf *record, kt_err *err);
 
 KT_MUST_CHECK kt_code kt_db_has_kek(kt_db *db, bool *yes, kt_err *err);
 
-/* Is there a table `legacy`, and so items of the legacy form perhaps? Its key is the caller's (kt_secret_free) where
- * there is one and `key` is not NULL. KT_E_INPUT: the table does not hold one key. */
+/* Is there a legacy key, and so items of the legacy form perhaps? It is the caller's (kt_secret_free) where there is
+ * one and `key` is not NULL. KT_E_INPUT: there is not one key. */
 KT_MUST_CHECK kt_code kt_db_legacy_get(kt_db *db, kt_secret *key, bool *legacy, kt_err *err);
-/* Remove that table; nothing of the key stays in the file. */
+/* Remove it; nothing of the key stays in an SQLite file. */
 KT_MUST_CHECK kt_code kt_db_legacy_drop(kt_db *db, kt_err *err);
 
 /* One item's envelope, appended, and its version. `envelope` may be NULL. */
@@ -68,7 +85,8 @@ KT_MUST_CHECK kt_code kt_db_item_get(kt_db *db, const char *name, kt_buf *envelo
 KT_MUST_CHECK kt_code kt_db_item_put(kt_db *db, const char *name, const kt_buf *envelope, kt_err *err);
 KT_MUST_CHECK kt_code kt_db_item_count(kt_db *db, int64_t *count, kt_err *err);
 
-/* Called for every item, in the order of insertion; what it returns other than KT_OK ends the walk. `envelope` may be
+/* Called for every item, in the order of insertion; what it returns other than KT_OK ends the walk. It must not use the
+ * database. `envelope` may be
  * NULL (kt_db_item_names). `bad` is NULL, or says why the row cannot be an item (then `name` may be made up, and the
  * rest is empty). */
 typedef kt_code kt_db_item_fn(void *arg, const char *name, const void *envelope, size_t len, const char *bad,
@@ -76,16 +94,22 @@ typedef kt_code kt_db_item_fn(void *arg, const char *name, const void *envelope,
 KT_MUST_CHECK kt_code kt_db_item_each(kt_db *db, kt_db_item_fn *fn, void *arg, kt_err *err);
 KT_MUST_CHECK kt_code kt_db_item_names(kt_db *db, kt_db_item_fn *fn, void *arg, kt_err *err);
 
+/* Some of the items, by row: up to `limit` of them after the row `after`, up to the row `upto`. A call moves `after` to
+ * the last row that it has seen. */
+typedef struct kt_db_span {
+	int64_t after, upto, limit;
+} kt_db_span;
+
 /*
- * Edit every envelope in place: `fn` gets its first `head_len` bytes (KT_DB_WHOLE: all of it) and the whole length, and
- * what it leaves from `from` on is written back. Envelopes keep their length, so that a small head touches only the
- * pages that hold the heads. In a write transaction. *count is the number of items edited. A row that cannot be an item
- * is KT_E_INPUT with its name.
+ * Edit envelopes in place, every one (`span` NULL) or those of a span: `fn` gets its first `head_len` bytes
+ * (KT_DB_WHOLE: all of it) and the whole length, and what it leaves from `from` on is written back. Envelopes keep
+ * their length, so that a small head touches only the pages that hold the heads. In a write transaction. *count is the
+ * number of items edited. A row that cannot be an item is KT_E_INPUT with its name.
  */
 #define KT_DB_WHOLE SIZE_MAX
 typedef kt_code kt_db_edit_fn(void *arg, const char *name, uint8_t *head, size_t total, kt_err *err);
-KT_MUST_CHECK kt_code kt_db_item_edit(kt_db *db, size_t head_len, size_t from, kt_db_edit_fn *fn, void *arg,
-				      int64_t *count, kt_err *err);
+KT_MUST_CHECK kt_code kt_db_item_edit(kt_db *db, kt_db_span *span, size_t head_len, size_t from, kt_db_edit_fn *fn,
+				      void *arg, int64_t *count, kt_err *err);
 
 /*
  * Give up to `limit` items after the row *after, in the order of rows, to `fn`, which may append other bytes to `out`:
@@ -117,5 +141,11 @@ KT_MUST_CHECK kt_code kt_db_node_beat(kt_db *db, const char *name, int64_t pid, 
 KT_MUST_CHECK kt_code kt_db_node_remove(kt_db *db, const char *name, int64_t pid, kt_err *err);
 typedef kt_code kt_db_node_fn(void *arg, const kt_db_node *node, kt_err *err);
 KT_MUST_CHECK kt_code kt_db_node_each(kt_db *db, kt_db_node_fn *fn, void *arg, kt_err *err);
+
+/* Others who are connected to the database now, as the server itself lists them (none with SQLite): `who` is a text for
+ * people. KT_E_REFUSED when the server does not show everybody's connections to this user; the remedy names the
+ * privilege. */
+typedef kt_code kt_db_client_fn(void *arg, const char *who, kt_err *err);
+KT_MUST_CHECK kt_code kt_db_client_each(kt_db *db, kt_db_client_fn *fn, void *arg, kt_err *err);
 
 #endif

@@ -124,7 +124,7 @@ kt_code kt_verb_list(const kt_store_args *args, const kt_store_config *cfg, int 
 	(void)exit_code;
 	kt_code rc = args->json && !list ? kt_fail(err, KT_E_INTERNAL, NULL, "out of memory") : KT_OK;
 	if (rc == KT_OK)
-		rc = kt_db_open(cfg->database, KT_DB_LOOK, KT_SESSION_BUSY_MS, &db, err);
+		rc = kt_db_open(kt_store_place(cfg), KT_DB_LOOK, KT_SESSION_BUSY_MS, &db, err);
 	if (rc == KT_OK)
 		rc = kt_db_initialized(db, &yes, err);
 	if (rc == KT_OK && yes)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The verbs start, stop and status. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -71,7 +72,7 @@ static kt_code tidy_row(const kt_store_config *cfg, int64_t gone, row_of *row, k
 	kt_db *db = NULL;
 	bool yes = false;
 	*row = (row_of){.name = cfg->node};
-	kt_code rc = kt_db_open(cfg->database, gone ? KT_DB_WRITE : KT_DB_LOOK, KT_SESSION_BUSY_MS, &db, err);
+	kt_code rc = kt_db_open(kt_store_place(cfg), gone ? KT_DB_WRITE : KT_DB_LOOK, KT_SESSION_BUSY_MS, &db, err);
 	if (rc == KT_OK)
 		rc = kt_db_initialized(db, &yes, err);
 	if (rc == KT_OK && yes)
@@ -129,6 +130,7 @@ kt_code kt_verb_stop(const kt_store_args *args, const kt_store_config *cfg, int 
 typedef struct overview {
 	const kt_store_config *cfg;
 	pid_t pid;
+	char *database; /* its name, once it could be looked into */
 	bool initialized;
 	int64_t epoch, now_ms;
 	kt_kek_info kek;
@@ -178,13 +180,19 @@ static kt_code look(overview *o, kt_err *err)
 		KT_TRY(kt_pidfile_owner(o->cfg->pid, &o->pid, err));
 	o->now_ms = kt_clock_wall_ms();
 	bool absent = false;
-	KT_TRY(kt_db_absent(o->cfg->database, &absent, err));
+	KT_TRY(kt_db_absent(kt_store_place(o->cfg), &absent, err));
 	if (absent)
 		return KT_OK;
-	KT_TRY(kt_db_open(o->cfg->database, KT_DB_LOOK, KT_SESSION_BUSY_MS, &db, err));
+	KT_TRY(kt_db_open(kt_store_place(o->cfg), KT_DB_LOOK, KT_SESSION_BUSY_MS, &db, err));
 	kt_code rc = read_database(o, db, err);
+	o->database = strdup(kt_db_name(db));
 	kt_db_close(db);
 	return rc;
+}
+
+static const char *name_of(const overview *o)
+{
+	return o->database ? o->database : o->cfg->database ? o->cfg->database : o->cfg->creds;
 }
 
 static kt_code add_kek(cJSON *j, const overview *o, kt_err *err)
@@ -204,7 +212,7 @@ static kt_code fill_status(cJSON *j, const overview *o, kt_err *err)
 	KT_TRY(kt_json_add_bool(j, "running", o->pid != 0, err));
 	KT_TRY(kt_json_add(j, "pid", o->pid ? cJSON_CreateNumber((double)o->pid) : cJSON_CreateNull(), err));
 	KT_TRY(kt_json_add_str(j, "node", o->cfg->node, err));
-	KT_TRY(kt_json_add_str(j, "database", o->cfg->database, err));
+	KT_TRY(kt_json_add_str(j, "database", name_of(o), err));
 	KT_TRY(kt_json_add_bool(j, "initialized", o->initialized, err));
 	KT_TRY(kt_json_add_int(j, "epoch", o->epoch, err));
 	KT_TRY(kt_json_add_int(j, "live_window_seconds", o->cfg->live_window_seconds, err));
@@ -233,9 +241,9 @@ static kt_code print_status(const overview *o, kt_err *err)
 	else
 		KT_TRY(kt_store_print(err, "node %s is not running\n", o->cfg->node));
 	if (!o->initialized)
-		return kt_store_print(err, "database %s: not initialised yet\n", o->cfg->database);
-	KT_TRY(kt_store_print(err, "database %s: epoch %lld, KEK %s, generation %u, master key KCV %s\n",
-			      o->cfg->database, (long long)o->epoch, o->kek.id, o->kek.generation, o->kek.cmk_kcv));
+		return kt_store_print(err, "database %s: not initialised yet\n", name_of(o));
+	KT_TRY(kt_store_print(err, "database %s: epoch %lld, KEK %s, generation %u, master key KCV %s\n", name_of(o),
+			      (long long)o->epoch, o->kek.id, o->kek.generation, o->kek.cmk_kcv));
 	const cJSON *n;
 	cJSON_ArrayForEach(n, o->nodes)
 	{
@@ -260,6 +268,7 @@ kt_code kt_verb_status(const kt_store_args *args, const kt_store_config *cfg, in
 	if (rc == KT_OK)
 		rc = args->json ? print_status_json(&o, err) : print_status(&o, err);
 	cJSON_Delete(o.nodes);
+	free(o.database);
 	*exit_code = args->json || o.pid ? 0 : NOT_RUNNING;
 	return rc;
 }

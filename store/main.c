@@ -8,16 +8,17 @@
 
 #include "base/secret.h"
 #include "store/args.h"
-#include "store/creds.h"
 
 /* What a verb takes besides --config, --json and --help. */
 enum {
-	TAKES_DATABASE = 1, /* --database and -d */
+	TAKES_OTHER = 1, /* --database */
 	TAKES_FOREGROUND = 2,
 	TAKES_CONTENT = 4,
 	TAKES_FILL = 8,
 	TAKES_TIMEOUT = 16,
-	TAKES_DEPTH = 32
+	TAKES_DEPTH = 32,
+	TAKES_CREDS = 64, /* -d */
+	TAKES_DATABASE = TAKES_OTHER | TAKES_CREDS
 };
 
 typedef struct verb {
@@ -29,8 +30,9 @@ typedef struct verb {
 } verb;
 
 static const verb verbs[] = {
-	{"start", "[--foreground]", "start this node", TAKES_FOREGROUND, 0, 0, true, kt_verb_start},
-	{"stop", "[--timeout SECONDS]", "stop this node and deregister it", TAKES_TIMEOUT, 0, 0, false, kt_verb_stop},
+	{"start", "[--foreground]", "start this node", TAKES_CREDS | TAKES_FOREGROUND, 0, 0, true, kt_verb_start},
+	{"stop", "[--timeout SECONDS]", "stop this node and deregister it", TAKES_CREDS | TAKES_TIMEOUT, 0, 0, false,
+	 kt_verb_stop},
 	{"status", "", "this node, and every node of the heartbeat table", TAKES_DATABASE, 0, 0, false, kt_verb_status},
 	{"put", "NAME [VALUE|-]", "store an item (without VALUE: from standard input)", TAKES_DATABASE, 1, 2, false,
 	 kt_verb_put},
@@ -68,9 +70,12 @@ static const char common_help[] =
 	"  --json            the result, or the error, as JSON on standard output\n"
 	"  --help, --version\n";
 
-static const char database_help[] =
-	"  --database FILE   look at this database instead, for instance a restored backup (no cache, no log)\n"
-	"  -d FILE, --internal-db-creds=FILE   take the database from a credentials file (dialect: sqlite)\n";
+static const char database_help[] = "  --database FILE   look at this database instead, for instance a restored backup "
+				    "(no cache, no log): a file, or\n"
+				    "                    mariadb://USER@HOST:PORT/DATABASE?password_file=PATH\n";
+
+static const char creds_help[] =
+	"  -d FILE, --internal-db-creds=FILE   take the database from a credentials file (dialect: mysql or sqlite)\n";
 
 static const char depth_help[] =
 	"  --depth D         how deep to turn: cmk (the KEK is wrapped anew: at once; whoever had the old master key "
@@ -97,7 +102,9 @@ static kt_code help_verb(const verb *v, kt_err *err)
 			      common_help));
 	if (v->takes & TAKES_DEPTH)
 		KT_TRY(kt_store_print(err, "%s", depth_help));
-	return v->takes & TAKES_DATABASE ? kt_store_print(err, "%s", database_help) : KT_OK;
+	if (v->takes & TAKES_OTHER)
+		KT_TRY(kt_store_print(err, "%s", database_help));
+	return v->takes & TAKES_CREDS ? kt_store_print(err, "%s", creds_help) : KT_OK;
 }
 
 static kt_code number(const char *name, const char *text, int64_t min, int64_t max, int64_t *out, kt_err *err)
@@ -117,8 +124,9 @@ static int needs(int option)
 {
 	switch (option) {
 	case 'D':
+		return TAKES_OTHER;
 	case 'd':
-		return TAKES_DATABASE;
+		return TAKES_CREDS;
 	case 'f':
 		return TAKES_FOREGROUND;
 	case 'C':
@@ -234,16 +242,8 @@ static kt_code parse(int argc, char **argv, kt_store_args *a, const verb **v, kt
 
 static kt_code configure(const kt_store_args *a, kt_store_config *cfg, kt_err *err)
 {
-	kt_store_where where = {
-		.config = a->config, .database = a->database, .program = a->program, .optional = a->creds != NULL};
-	KT_TRY(kt_store_config_load(&where, cfg, err));
-	if (!a->creds)
-		return KT_OK;
-	char *database;
-	KT_TRY(kt_creds_database(a->creds, &database, err));
-	free(cfg->database);
-	cfg->database = database;
-	return KT_OK;
+	kt_store_where where = {.config = a->config, .database = a->database, .creds = a->creds, .program = a->program};
+	return kt_store_config_load(&where, cfg, err);
 }
 
 static kt_code run(const kt_store_args *a, const verb *v, int *exit_code, kt_err *err)

@@ -126,12 +126,12 @@ static kt_code run(migration *m, kt_err *err)
 {
 	KT_TRY(kt_node_gate_local(m->cfg, err));
 	KT_TRY(kt_keys_open(KT_KEYS_PLAIN, &m->cmk, err));
-	KT_TRY(kt_db_open(m->cfg->database, KT_DB_WRITE, KT_SESSION_BUSY_MS, &m->db, err));
+	KT_TRY(kt_db_open(kt_store_place(m->cfg), KT_DB_WRITE, KT_SESSION_BUSY_MS, &m->db, err));
 	bool yes;
 	KT_TRY(kt_db_initialized(m->db, &yes, err));
 	if (!yes)
 		return kt_fail(err, KT_E_INPUT, "check the path of the database in store.json",
-			       "%s: the database is not initialised: there is nothing to migrate", m->cfg->database);
+			       "%s: the database is not initialised: there is nothing to migrate", kt_db_name(m->db));
 	KT_TRY(kt_node_gate(m->db, m->cfg->live_window_seconds, err));
 	KT_TRY(kt_node_watch_stale(m->db, m->cfg->live_window_seconds, err));
 	KT_TRY(convert(m, err));

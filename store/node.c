@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "store/pidfile.h"
 
-enum { STALE_MAX = 256, INTERVAL_MAX_MS = 60 * 1000, WATCH_SLACK_MS = 250 };
+enum { STALE_MAX = 256, INTERVAL_MAX_MS = 60 * 1000, WATCH_SLACK_MS = 250, LEAVING_MS = 1000, LEAVING_STEP_MS = 50 };
 
 bool kt_node_live(const kt_db_node *node, int64_t now_ms, int window_seconds)
 {
@@ -25,13 +25,20 @@ typedef struct gate {
 	char names[KT_ERR_REMEDY];
 } gate;
 
-static void add_name(gate *g, const kt_db_node *node)
+static void add_text(gate *g, const char *who)
 {
 	size_t n = strlen(g->names);
-	double age = (double)(g->now_ms - node->heartbeat_ms) / 1000.0;
-	(void)snprintf(g->names + n, sizeof g->names - n, "%s%s (host %s, pid %lld, heartbeat %.1f s ago)",
-		       g->live ? ", " : "", node->name, node->host, (long long)node->pid, age);
+	(void)snprintf(g->names + n, sizeof g->names - n, "%s%s", g->live ? ", " : "", who);
 	g->live++;
+}
+
+static void add_name(gate *g, const kt_db_node *node)
+{
+	char who[KT_ERR_REMEDY];
+	double age = (double)(g->now_ms - node->heartbeat_ms) / 1000.0;
+	(void)snprintf(who, sizeof who, "%s (host %s, pid %lld, heartbeat %.1f s ago)", node->name, node->host,
+		       (long long)node->pid, age);
+	add_text(g, who);
 }
 
 static kt_code see_live(void *arg, const kt_db_node *node, kt_err *err)
@@ -51,10 +58,38 @@ static kt_code refuse(const gate *g, kt_err *err)
 	return kt_fail(err, KT_E_REFUSED, remedy, "%s", KT_NODE_LIVE);
 }
 
+static kt_code see_client(void *arg, const char *who, kt_err *err)
+{
+	(void)err;
+	add_text(arg, who);
+	return KT_OK;
+}
+
+static void pause_ms(int64_t ms)
+{
+	struct timespec left = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
+	while (nanosleep(&left, &left) != 0)
+		;
+}
+
+/* A server lists a connection for a moment after its client has left: that moment is waited for. */
+static kt_code see_clients(kt_db *db, gate *g, kt_err *err)
+{
+	for (int64_t waited = 0;; waited += LEAVING_STEP_MS) {
+		*g = (gate){.now_ms = g->now_ms, .window_seconds = g->window_seconds};
+		KT_TRY(kt_db_client_each(db, see_client, g, err));
+		if (!g->live || waited >= LEAVING_MS)
+			return KT_OK;
+		pause_ms(LEAVING_STEP_MS);
+	}
+}
+
 kt_code kt_node_gate(kt_db *db, int window_seconds, kt_err *err)
 {
 	gate g = {.now_ms = kt_clock_wall_ms(), .window_seconds = window_seconds};
 	KT_TRY(kt_db_node_each(db, see_live, &g, err));
+	if (!g.live)
+		KT_TRY(see_clients(db, &g, err));
 	return g.live ? refuse(&g, err) : KT_OK;
 }
 
@@ -104,9 +139,7 @@ static kt_code watch_rows(kt_db *db, watch *w, kt_err *err)
 	KT_TRY(kt_db_node_each(db, see_stale, w, err));
 	if (w->n == 0)
 		return KT_OK;
-	struct timespec left = {.tv_sec = (time_t)(w->wait_ms / 1000), .tv_nsec = (long)(w->wait_ms % 1000) * 1000000};
-	while (nanosleep(&left, &left) != 0)
-		;
+	pause_ms(w->wait_ms);
 	KT_TRY(kt_db_node_each(db, see_moved, w, err));
 	return w->moved.live ? refuse(&w->moved, err) : KT_OK;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Who is connected to the database: a row per node with a heartbeat. A clean stop removes the row; a node that crashed
- * counts as live until its last heartbeat is older than the window.
+ * Who is connected to the database: a row per node with a heartbeat, and what the server says. A clean stop removes the
+ * row; a node that crashed counts as live until its last heartbeat is older than the window.
  */
 #ifndef KT_STORE_NODE_H
 #define KT_STORE_NODE_H
@@ -19,7 +19,9 @@
 bool kt_node_live(const kt_db_node *node, int64_t now_ms, int window_seconds);
 
 /*
- * The gate of the rekey: KT_E_REFUSED with KT_NODE_LIVE while any row is live; the remedy names the nodes.
+ * The gate of the rekey: KT_E_REFUSED with KT_NODE_LIVE while any row is live, or while a server lists a connection to
+ * the database that is not ours (asked again for a second); the remedy names them. KT_E_REFUSED, too, when the server
+ * does not say who is connected.
  * Call it within the write transaction that does the work, since no node can register then.
  */
 KT_MUST_CHECK kt_code kt_node_gate(kt_db *db, int window_seconds, kt_err *err);

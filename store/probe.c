@@ -106,7 +106,7 @@ kt_code kt_verb_probe(const kt_store_args *args, const kt_store_config *cfg, int
 	if (rc == KT_OK)
 		rc = kt_keys_open(KT_KEYS_DESTINATION, &p.to, err);
 	if (rc == KT_OK)
-		rc = kt_db_open(cfg->database, KT_DB_LOOK, KT_SESSION_BUSY_MS, &db, err);
+		rc = kt_db_open(kt_store_place(cfg), KT_DB_LOOK, KT_SESSION_BUSY_MS, &db, err);
 	if (rc == KT_OK)
 		rc = ask(&p, db, err);
 	if (rc == KT_OK)

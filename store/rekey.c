@@ -159,7 +159,7 @@ static kt_code turn_items(rekey *r, kt_err *err)
 	if (!r->depth->edit)
 		return KT_OK;
 	kt_progress_begin(&r->progress, r->depth->doing, r->items);
-	KT_TRY(kt_db_item_edit(r->db, r->depth->head_len, r->depth->from, r->depth->edit, r, &edited, err));
+	KT_TRY(kt_db_item_edit(r->db, NULL, r->depth->head_len, r->depth->from, r->depth->edit, r, &edited, err));
 	kt_progress_end(&r->progress);
 	return edited == r->items ? KT_OK
 				  : kt_fail(err, KT_E_INTERNAL, NULL, "%lld items were moved, %lld are there",
@@ -218,11 +218,18 @@ static kt_code commit(rekey *r, kt_err *err)
 	if (kt_db_commit(r->db, &why) == KT_OK)
 		return KT_OK;
 	kt_db_rollback(r->db);
-	if (kt_db_epoch(r->db, &now, NULL) != KT_OK)
+	/* whoever has the write lock sees how it ended, also where a server was still at it when the connection was
+	 * lost */
+	kt_code rc = kt_db_begin(r->db, true, NULL);
+	if (rc == KT_OK)
+		rc = kt_db_epoch(r->db, &now, NULL);
+	kt_db_rollback(r->db);
+	if (rc != KT_OK)
 		return kt_fail(err, KT_E_UNKNOWN, "run `probe`: it tells which key opens the data", "%s", why.msg);
 	if (now == r->epoch + 1)
 		return KT_OK;
-	return kt_fail(err, why.code, why.remedy, "%s; nothing was changed", why.msg);
+	return kt_fail(err, why.code == KT_E_UNKNOWN ? KT_E_UNREACHABLE : why.code, "run it again",
+		       "%s; nothing was changed", why.msg);
 }
 
 /* From here on the data is turned: what fails is reported, but it is not a failure of the rekey. */
@@ -242,12 +249,12 @@ static void after_commit(rekey *r)
 
 static kt_code run(rekey *r, kt_err *err)
 {
-	KT_TRY(kt_db_open(r->cfg->database, KT_DB_WRITE, KT_SESSION_BUSY_MS, &r->db, err));
+	KT_TRY(kt_db_open(kt_store_place(r->cfg), KT_DB_WRITE, KT_SESSION_BUSY_MS, &r->db, err));
 	bool yes;
 	KT_TRY(kt_db_initialized(r->db, &yes, err));
 	if (!yes)
 		return kt_fail(err, KT_E_INPUT, "check the path of the database in store.json",
-			       "%s: the database is not initialised: there is nothing to rekey", r->cfg->database);
+			       "%s: the database is not initialised: there is nothing to rekey", kt_db_name(r->db));
 	KT_TRY(kt_node_gate(r->db, r->cfg->live_window_seconds, err));
 	KT_TRY(kt_node_watch_stale(r->db, r->cfg->live_window_seconds, err));
 	KT_TRY(kt_keys_open(KT_KEYS_SOURCE, &r->from, err));

@@ -418,7 +418,8 @@ static kt_code join(server *sv, kt_keystore *cmk, kt_err *err)
 static kt_code open_and_join(server *sv, kt_keystore *cmk, kt_err *err)
 {
 	int busy = sv->cfg->live_window_seconds * 250;
-	KT_TRY(kt_db_open(sv->cfg->database, KT_DB_CREATE, busy < BUSY_MAX_MS ? busy : BUSY_MAX_MS, &sv->s.db, err));
+	KT_TRY(kt_db_open(kt_store_place(sv->cfg), KT_DB_CREATE, busy < BUSY_MAX_MS ? busy : BUSY_MAX_MS, &sv->s.db,
+			  err));
 	KT_TRY(kt_db_begin(sv->s.db, true, err));
 	kt_code rc = join(sv, cmk, err);
 	kt_db_rollback(sv->s.db);

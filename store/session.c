@@ -27,7 +27,7 @@ static kt_code refuse_legacy(kt_db *db, kt_err *err)
 		return KT_OK;
 	KT_TRY(kt_db_item_each(db, count_legacy, &t, err));
 	return kt_fail(err, KT_E_INPUT, "run `migrate_encryption`, or run it again: it goes on where it was",
-		       "%s: %lld of %lld items are still in the legacy form (AES-128-CBC)%s", kt_db_path(db),
+		       "%s: %lld of %lld items are still in the legacy form (AES-128-CBC)%s", kt_db_name(db),
 		       (long long)t.legacy, (long long)t.items, t.legacy ? "" : ", but the migration has not ended");
 }
 
@@ -37,12 +37,12 @@ kt_code kt_session_read_kek(kt_db *db, kt_buf *record, kt_kek_info *info, int64_
 	KT_TRY(kt_db_initialized(db, &yes, err));
 	if (!yes)
 		return kt_fail(err, KT_E_INPUT, "the first `start` of a node initialises it",
-			       "%s: the database is not initialised yet", kt_db_path(db));
+			       "%s: the database is not initialised yet", kt_db_name(db));
 	KT_TRY(refuse_legacy(db, err));
 	KT_TRY(kt_db_epoch(db, epoch, err));
 	KT_TRY(kt_db_kek_get(db, record, err));
 	kt_code rc = kt_kek_inspect(record->data, record->len, info, err);
-	return rc == KT_OK ? rc : kt_err_prefix(err, rc, "%s", kt_db_path(db));
+	return rc == KT_OK ? rc : kt_err_prefix(err, rc, "%s", kt_db_name(db));
 }
 
 kt_code kt_session_unlock(const kt_buf *record, kt_keystore *cmk, kt_envelope_ctx **out, kt_err *err)
@@ -74,7 +74,7 @@ kt_code kt_session_open(kt_session *s, const kt_store_config *cfg, kt_db_mode mo
 	*s = (kt_session){.cfg = cfg};
 	kt_code rc = kt_keys_open(KT_KEYS_PLAIN, &cmk, err);
 	if (rc == KT_OK)
-		rc = kt_db_open(cfg->database, mode, KT_SESSION_BUSY_MS, &s->db, err);
+		rc = kt_db_open(kt_store_place(cfg), mode, KT_SESSION_BUSY_MS, &s->db, err);
 	if (rc == KT_OK)
 		rc = read_and_unlock(s, cmk, err);
 	kt_keystore_close(cmk);

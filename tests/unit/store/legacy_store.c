@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * legacy_store DATABASE COUNT BYTES: a database as it was before envelopes, with test items fill/00000001 and so on in
- * the legacy form (docs/FORMATS.md, "Envelope"). The only code that writes that form.
+ * the legacy form (docs/FORMATS.md, "Envelope"). The only code that writes that form. DATABASE is an SQLite file, or a
+ * credentials file (*.yaml) of a server's database: then the statement that puts the key there is printed, for its
+ * administrator.
  */
 #include <openssl/evp.h>
 #include <openssl/rand.h>
@@ -46,6 +48,14 @@ static bool write_key(const char *path, const uint8_t key[BLOCK])
 	return good;
 }
 
+static bool print_key(const uint8_t key[BLOCK])
+{
+	(void)printf("INSERT INTO keyturn_legacy VALUES(1, x'");
+	for (size_t i = 0; i < BLOCK; i++)
+		(void)printf("%02x", key[i]);
+	return printf("')\n") > 0;
+}
+
 static kt_code write_items(kt_db *db, const uint8_t key[BLOCK], long count, size_t size, kt_err *err)
 {
 	kt_buf plain = KT_BUF_INIT, out = KT_BUF_INIT;
@@ -74,7 +84,11 @@ int main(int argc, char **argv)
 		(void)fprintf(stderr, "usage: legacy_store DATABASE COUNT BYTES\n");
 		return KT_E_USAGE;
 	}
-	kt_code rc = kt_db_open(argv[1], KT_DB_CREATE, 1000, &db, &err);
+	bool server = strlen(argv[1]) > 5 && strcmp(argv[1] + strlen(argv[1]) - 5, ".yaml") == 0;
+	kt_db_place place = server ? (kt_db_place){.creds = argv[1]} : (kt_db_place){.text = argv[1]};
+	kt_code rc = kt_secret_setup(&err);
+	if (rc == KT_OK)
+		rc = kt_db_open(place, KT_DB_CREATE, 1000, &db, &err);
 	if (rc == KT_OK)
 		rc = kt_db_begin(db, true, &err);
 	if (rc == KT_OK)
@@ -83,7 +97,7 @@ int main(int argc, char **argv)
 		rc = write_items(db, key, strtol(argv[2], NULL, 10), strtoul(argv[3], NULL, 10), &err);
 	if (rc == KT_OK)
 		rc = kt_db_commit(db, &err);
-	if (rc == KT_OK && !write_key(argv[1], key))
+	if (rc == KT_OK && !(server ? print_key(key) : write_key(argv[1], key)))
 		rc = kt_fail(&err, KT_E_IO, NULL, "the key cannot be written");
 	kt_db_close(db);
 	if (rc != KT_OK)

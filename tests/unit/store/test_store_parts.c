@@ -29,7 +29,7 @@ static kt_db *fresh(void)
 {
 	kt_db *db;
 	(void)unlink(path);
-	assert_int_equal(kt_db_open(path, KT_DB_CREATE, 2000, &db, NULL), KT_OK);
+	assert_int_equal(kt_db_open((kt_db_place){.text = path}, KT_DB_CREATE, 2000, &db, NULL), KT_OK);
 	assert_int_equal(kt_db_begin(db, true, NULL), KT_OK);
 	assert_int_equal(kt_db_create_schema(db, NULL), KT_OK);
 	assert_int_equal(kt_db_commit(db, NULL), KT_OK);
@@ -84,7 +84,7 @@ static void *beat_slowly(void *arg)
 	kt_db *own;
 	bool known = true;
 	bool *good = arg;
-	*good = kt_db_open(path, KT_DB_WRITE, 2000, &own, NULL) == KT_OK;
+	*good = kt_db_open((kt_db_place){.text = path}, KT_DB_WRITE, 2000, &own, NULL) == KT_OK;
 	for (int i = 0; *good && i < 20; i++) {
 		*good = kt_db_node_beat(own, "slow", 77, kt_clock_wall_ms() - 3600000, &known, NULL) == KT_OK && known;
 		(void)usleep(100000);
@@ -164,7 +164,7 @@ static void rows_that_cannot_be(void **state)
 		assert_int_equal(s.bad, 1);
 		assert_string_equal(s.last_bad, c[i].says);
 		if (strcmp(c[i].value, "'text'") != 0) /* SQLite opens a text as a blob; its head will not parse */
-			assert_int_equal(kt_db_item_edit(db, 8, 4, leave, NULL, &count, &err), KT_E_INPUT);
+			assert_int_equal(kt_db_item_edit(db, NULL, 8, 4, leave, NULL, &count, &err), KT_E_INPUT);
 		kt_db_close(db);
 	}
 }
@@ -202,7 +202,7 @@ static void whole_envelopes_are_edited_in_place(void **state)
 		env.len = sizes[i];
 		assert_int_equal(kt_db_item_put(db, (const char[]){(char)('a' + i), 0}, &env, NULL), KT_OK);
 	}
-	assert_int_equal(kt_db_item_edit(db, KT_DB_WHOLE, 0, fill_whole, NULL, &count, NULL), KT_OK);
+	assert_int_equal(kt_db_item_edit(db, NULL, KT_DB_WHOLE, 0, fill_whole, NULL, &count, NULL), KT_OK);
 	assert_int_equal(count, 4);
 	memset(env.data, 'Y', 100000);
 	for (size_t i = 0; i < 4; i++) {
@@ -230,7 +230,7 @@ static void heads_are_edited_in_place(void **state)
 	env.len = 3;
 	assert_int_equal(kt_db_item_put(db, "short", &env, NULL), KT_OK);
 	assert_int_equal(kt_db_begin(db, true, NULL), KT_OK);
-	assert_int_equal(kt_db_item_edit(db, 8, 4, scribble, NULL, &count, NULL), KT_OK);
+	assert_int_equal(kt_db_item_edit(db, NULL, 8, 4, scribble, NULL, &count, NULL), KT_OK);
 	assert_int_equal(count, 2);
 	assert_int_equal(kt_db_commit(db, NULL), KT_OK);
 	assert_int_equal(kt_db_item_get(db, "long", &got, &version, &found, NULL), KT_OK);
@@ -258,9 +258,9 @@ static void foreign_and_newer_databases(void **state)
 	assert_int_equal(kt_db_initialized(db, &yes, &err), KT_E_INPUT);
 	assert_non_null(strstr(err.msg, "another program"));
 	kt_db_close(db);
-	assert_int_equal(kt_db_open("/nonexistent/x.db", KT_DB_CREATE, 0, &db, &err), KT_E_IO);
+	assert_int_equal(kt_db_open((kt_db_place){.text = "/nonexistent/x.db"}, KT_DB_CREATE, 0, &db, &err), KT_E_IO);
 	assert_non_null(strstr(err.msg, "/nonexistent/x.db"));
-	assert_int_equal(kt_db_open("/nonexistent/x.db", KT_DB_LOOK, 0, &db, &err), KT_E_IO);
+	assert_int_equal(kt_db_open((kt_db_place){.text = "/nonexistent/x.db"}, KT_DB_LOOK, 0, &db, &err), KT_E_IO);
 	assert_null(db);
 }
 
@@ -335,7 +335,7 @@ static void a_busy_database_says_so(void **state)
 	(void)state;
 	kt_err err = KT_ERR_INIT;
 	kt_db *one = fresh(), *two;
-	assert_int_equal(kt_db_open(path, KT_DB_WRITE, 50, &two, NULL), KT_OK);
+	assert_int_equal(kt_db_open((kt_db_place){.text = path}, KT_DB_WRITE, 50, &two, NULL), KT_OK);
 	assert_int_equal(kt_db_begin(one, true, NULL), KT_OK);
 	assert_int_equal(kt_db_begin(two, true, &err), KT_E_BUSY);
 	assert_non_null(strstr(err.msg, path));
@@ -343,6 +343,114 @@ static void a_busy_database_says_so(void **state)
 	assert_int_equal(kt_db_begin(two, true, &err), KT_OK);
 	kt_db_close(two);
 	kt_db_close(one);
+}
+
+typedef struct where {
+	const char *text, *says; /* the address, or the error (then `good` is false) */
+	bool good;
+} where;
+
+static void urls(void **state)
+{
+	(void)state;
+	static const where c[] = {
+		{"mariadb://looker@db.example:3307/looker", "mariadb://looker@db.example:3307/looker", true},
+		{"mysql://looker@db/looker", "mariadb://looker@db:3306/looker", true},
+		{"mysql://looker@[::1]:1/x?ssl=true&password_file=/run/pw", "mariadb://looker@::1:1/x", true},
+		{"mariadb://u@h/d?socket=/run/s", "mariadb://u@localhost/d?socket=/run/s", true},
+		{"sqlite:/x/y.db", "/x/y.db", true},
+		{"/x/y.db", "/x/y.db", true},
+		{"mariadb://looker:hunter2@db/looker", "a password in it", false},
+		{"mariadb://db/looker", "the user is missing", false},
+		{"mariadb://@db/looker", "the user is missing", false},
+		{"mariadb://u@/d", "the host is missing", false},
+		{"mariadb://u@h", "the name of the database is missing", false},
+		{"mariadb://u@h/", "the name of the database is missing", false},
+		{"mariadb://u@h:0/d", "the port is not", false},
+		{"mariadb://u@h:70000/d", "the port is not", false},
+		{"mariadb://u@h:x/d", "the port is not", false},
+		{"mariadb://u@[::1/d", "bracket", false},
+		{"mariadb://u@h/d?password=hunter2", "known options", false},
+		{"mariadb://u@h/d?password_file=hunter2", "an absolute path", false},
+		{"mariadb://u@h/d?ssl=hunter2", "ssl is true or false", false},
+		{"mariadb://u@h/d?socket=/a&socket=/b", "given twice", false},
+		{"mariadb://u@h/d?socket", "has no value", false},
+		{"mariadb://u@h/d?socket=", "has no value", false},
+		{"mariadb://u%41@h/d", "cannot stand there", false},
+	};
+	for (size_t i = 0; i < sizeof c / sizeof c[0]; i++) {
+		kt_db_address a;
+		kt_err err = KT_ERR_INIT;
+		char *password_file;
+		kt_code rc = kt_db_address_parse(c[i].text, &a, &password_file, &err);
+		assert_int_equal(rc, c[i].good ? KT_OK : KT_E_INPUT);
+		assert_null(strstr(err.msg, "hunter2"));
+		if (c[i].good)
+			assert_string_equal(a.name, c[i].says);
+		else if (!strstr(err.msg, c[i].says))
+			fail_msg("\"%s\" is not in: %s", c[i].says, err.msg);
+		free(password_file);
+		kt_db_address_free(&a);
+	}
+}
+
+static kt_code parse_creds(const char *text, size_t len, kt_db_address *a, kt_err *err)
+{
+	char own[512];
+	assert_true(len < sizeof own);
+	memcpy(own, text, len);
+	own[len] = '\0';
+	return kt_creds_parse(own, len, "/conf/db.yaml", a, err);
+}
+
+static const char good_creds[] = "---\nhost: db.example # there\nusername: looker\npassword: 'hunter2: #x'\n"
+				 "database: \"looker\"\ndialect: mysql\nport: 3307\nssl: true\nssl_ca: ca.pem\n";
+
+static void creds_of_a_server(void **state)
+{
+	(void)state;
+	kt_db_address a;
+	assert_int_equal(parse_creds(good_creds, sizeof good_creds - 1, &a, NULL), KT_OK);
+	assert_true(a.server && a.ssl);
+	assert_string_equal(a.name, "mariadb://looker@db.example:3307/looker");
+	assert_string_equal((const char *)a.password.data, "hunter2: #x");
+	assert_string_equal(a.ssl_ca, "/conf/ca.pem");
+	kt_db_address_free(&a);
+	static const where c[] = {
+		{"dialect: mysql\nhost: h\nusername: u\n", "database: it is missing", false},
+		{"dialect: mysql\nhost: h\ndatabase: d\n", "username: it is missing", false},
+		{"dialect: mysql\nusername: u\ndatabase: d\n", "host: it is missing", false},
+		{"dialect: mysql\nhost: h\nusername: u\ndatabase: d\nport: hunter2\n", "port: not a value", false},
+		{"dialect: mysql\nhost: h\nusername: u\ndatabase: d\nssl: hunter2\n", "ssl: not a value", false},
+		{"dialect: mysql\npassword: {hunter2}\n", "db.yaml:2: the value of password", false},
+		{"dialect: mysql\nhunter2: [x]\n", "db.yaml:2: the value is not", false},
+	};
+	for (size_t i = 0; i < sizeof c / sizeof c[0]; i++) {
+		kt_err err = KT_ERR_INIT;
+		assert_int_equal(parse_creds(c[i].text, strlen(c[i].text), &a, &err), KT_E_INPUT);
+		assert_null(strstr(err.msg, "hunter2"));
+		if (!strstr(err.msg, c[i].says))
+			fail_msg("\"%s\" is not in: %s", c[i].says, err.msg);
+	}
+}
+
+/* Cut off anywhere, or with any byte another: an address or an error, and never the password in it. */
+static void damaged_creds(void **state)
+{
+	(void)state;
+	char text[sizeof good_creds];
+	for (size_t i = 0; i < 2 * sizeof good_creds; i++) {
+		kt_db_address a;
+		kt_err err = KT_ERR_INIT;
+		size_t n = i < sizeof good_creds ? i : sizeof good_creds - 1;
+		memcpy(text, good_creds, sizeof text);
+		if (i >= sizeof good_creds)
+			text[i - sizeof good_creds] ^= 0x15;
+		kt_code rc = parse_creds(text, n, &a, &err);
+		assert_true(rc == KT_OK || rc == KT_E_INPUT);
+		assert_null(strstr(err.msg, "hunter2"));
+		kt_db_address_free(&a);
+	}
 }
 
 static void filler_is_what_the_header_says(void **state)
@@ -424,6 +532,9 @@ int main(void)
 		cmocka_unit_test(a_busy_database_says_so),
 		cmocka_unit_test(filler_is_what_the_header_says),
 		cmocka_unit_test(names),
+		cmocka_unit_test(urls),
+		cmocka_unit_test(creds_of_a_server),
+		cmocka_unit_test(damaged_creds),
 		cmocka_unit_test(pid_file_lock),
 	};
 	return cmocka_run_group_tests(tests, set_up, NULL);

@@ -476,8 +476,10 @@ static void credentials_file(void **state)
 	file_to_file();
 	static const struct {
 		const char *text, *says;
-	} bad[] = {{"dialect: mysql\nhost: db\nusername: looker\npassword: hunter2hunter2\ndatabase: looker\n",
-		    "\"mysql\" is not supported"},
+	} bad[] = {{"dialect: oracle\nhost: db\nusername: looker\npassword: hunter2hunter2\ndatabase: looker\n",
+		    "\"oracle\" is not supported"},
+		   {"dialect: mysql\nusername: looker\npassword: hunter2hunter2\ndatabase: looker\n",
+		    "host: it is missing"},
 		   {"database: looker.db\n", "the dialect is missing"},
 		   {"dialect: sqlite\n", "the database is missing"},
 		   {"dialect: sqlite\ndatabase: looker.db\ndatabase: other.db\n", "db.yaml:3: database is given twice"},

@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""keyturn-store on both of its back ends, SQLite and a real MariaDB server: the same commands, the same answers."""
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from ktlab import app, mariadb, process
+
+REFUSAL = ("There are other live nodes connected to this backend Looker database. If Looker was shutdown within the last minute, "
+           "try again shortly, otherwise verify all nodes in the cluster are shut down.")
+DEPTHS = ("cmk", "kek", "data")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    why = mariadb.missing()
+    if why and os.environ.get("CI") == "true" and os.getuid() == 0:
+        pytest.fail(why)
+    if why:
+        pytest.skip(why)
+    with mariadb.Server(os.path.join("/tmp", f"kt-mariadb-{os.getpid()}")) as it:
+        yield it
+
+
+class Store:
+    """A folder with one node, and others beside it, on a database of the back end."""
+
+    def __init__(self, folder, binary, server=None, **options):
+        self.folder, self.binary, self.server = str(folder), binary, server
+        self.database = "t" + os.path.basename(self.folder).replace("-", "_")[-40:]
+        if server:
+            self.user = server.create(self.database, **options)
+            server.write_creds(os.path.join(self.folder, "db.yaml"), self.database, self.user)
+        self.nodes = []
+        for name in ("cmk", "cmk2"):
+            with open(os.path.join(self.folder, name), "w", encoding="utf-8") as f:
+                f.write(app.new_key_text())
+            os.chmod(os.path.join(self.folder, name), 0o400)
+        self.looker = self.node("web01")
+
+    def node(self, name):
+        folder = os.path.join(self.folder, name)
+        os.makedirs(folder)
+        where = {"internal_db_creds": "../db.yaml"} if self.server else {"database": "../looker.db"}
+        with open(os.path.join(folder, "store.json"), "w", encoding="utf-8") as f:
+            json.dump({"node": name, "listen": "127.0.0.1:0", "heartbeat_seconds": 1, "live_window_seconds": 3, **where}, f)
+        os.symlink(self.binary, os.path.join(folder, "looker"))
+        self.nodes.append(folder)
+        return folder
+
+    def env(self, key="cmk", to=None):
+        path = os.path.join(self.folder, key)
+        env = {"PATH": os.environ["PATH"], "LKR_MASTER_KEY_FILE": path}
+        if to:
+            env.update(LKR_MASTER_KEY_FILE_SOURCE=path, LKR_MASTER_KEY_FILE_DESTINATION=os.path.join(self.folder, to))
+        return env
+
+    def run(self, *words, node=None, key="cmk", to=None, check=True, **env):
+        return process.run(["./looker", *words], check=check, cwd=node or self.looker, env={**self.env(key, to), **env}, timeout=120)
+
+    def json(self, *words, **options):
+        return json.loads(self.run(*words, "--json", **options).stdout)
+
+    def spawn(self, *words, key="cmk", to=None, node=None, **env):
+        return subprocess.Popen(["./looker", *words], cwd=node or self.looker, env={**self.env(key, to), **env}, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True)
+
+    def log(self, node=None):
+        try:
+            with open(os.path.join(node or self.looker, "log", "looker.log"), encoding="utf-8") as f:
+                return f.read()
+        except FileNotFoundError:
+            return ""
+
+    def await_log(self, text, seconds=60, node=None):
+        deadline = time.monotonic() + seconds
+        while text not in self.log(node):
+            assert time.monotonic() < deadline, f"{text!r} does not come: {self.log(node)}"
+            time.sleep(0.02)
+
+    def made(self, count, size=200):
+        """Initialised, stopped, with items."""
+        self.run("start")
+        self.run("stop")
+        if count:
+            self.run("fill", "--count", str(count), "--size", str(size))
+        return self
+
+    def opens(self, key):
+        done = self.run("verify", "--content", "--json", key=key, check=False)
+        answer = json.loads(done.stdout)
+        return (answer["opened"], answer["items"]) if "opened" in answer else None
+
+    def close(self):
+        for folder in self.nodes:
+            process.run(["./looker", "stop"], check=False, cwd=folder, env=self.env())
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def store(request, tmp_path, bin_folder):
+    server = request.getfixturevalue("server") if request.param == "mariadb" else None
+    it = Store(tmp_path, os.path.join(bin_folder, "keyturn-store"), server)
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def on_server(tmp_path, bin_folder, server):
+    """The same on MariaDB alone; on_server(process_privilege=False) for a user who sees his own connections only."""
+    made = []
+
+    def make(**options):
+        made.append(Store(tmp_path, os.path.join(bin_folder, "keyturn-store"), server, **options))
+        return made[-1]
+
+    yield make
+    for it in made:
+        it.close()
+
+
+def test_verbs(store):
+    assert store.json("status")["initialized"] is False
+    assert store.run("put", "a", "b", check=False).returncode == (3 if store.server else 10)
+    store.run("start")
+    status = store.json("status")
+    assert status["running"] and status["nodes"][0]["live"] and status["epoch"] == 1
+    store.run("put", "a b/ü", "one")
+    store.run("put", "a b/ü", "two")
+    store.run("put", "empty", "")
+    with open(os.path.join(store.folder, "large"), "wb") as f:
+        f.write(os.urandom(3_000_000))
+    with open(os.path.join(store.folder, "large"), "rb") as f:
+        subprocess.run(["./looker", "put", "large"], cwd=store.looker, env=store.env(), stdin=f, check=True)
+    assert store.run("get", "a b/ü").stdout == "two" and store.run("get", "a b/ü").stdout == "two"  # the second from the cache
+    assert store.run("get", "empty").stdout == ""
+    got = subprocess.run(["./looker", "get", "large"], cwd=store.looker, env=store.env(), stdout=subprocess.PIPE, check=True).stdout
+    with open(os.path.join(store.folder, "large"), "rb") as f:
+        assert got == f.read()
+    assert store.run("get", "absent", check=False).returncode == 3
+    assert store.run("list").stdout.splitlines() == ["a b/ü", "empty", "large"]
+    assert "is not running" not in store.run("stop").stdout
+    assert store.json("status")["nodes"] == []
+    answer = store.json("rekey", "--depth", "data", to="cmk2")  # with an item that is larger than a batch
+    assert (answer["items"], answer["opened"]) == (3, 3)
+    assert store.run("get", "a b/ü", key="cmk2").stdout == "two"
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_rekey_there_and_back(store, depth):
+    store.made(3000, 256)
+    keys = ["cmk", "cmk2"]
+    for epoch in (2, 3):
+        assert store.run("probe", key=keys[0], to=keys[1]).stdout == "old\n"
+        answer = store.json("rekey", "--depth", depth, key=keys[0], to=keys[1])
+        assert (answer["depth"], answer["items"], answer["epoch"]) == (depth, 3000, epoch)
+        assert answer["opened"] == (0 if depth == "cmk" else 3000)
+        assert store.run("probe", key=keys[0], to=keys[1]).stdout == "new\n"
+        assert store.opens(keys[0]) is None and store.opens(keys[1]) == (3000, 3000)
+        again = store.run("rekey", "--depth", depth, key=keys[0], to=keys[1], check=False)
+        assert again.returncode == 11 and "has been turned already" in again.stderr
+        keys.reverse()
+
+
+def test_killed_anywhere(store):
+    """Old or new, never a mixture; and nothing is left behind that a person would have to remove."""
+    store.made(4000)
+    key, other = "cmk", "cmk2"
+    kept = turned = 0
+    for i in range(18):
+        child = store.spawn("rekey", "--depth", DEPTHS[i % 3], key=key, to=other)
+        time.sleep(0.01 + i * 0.02)
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        verdict = store.json("probe", key=key, to=other)
+        assert verdict["verdict"] in ("old", "new") and verdict[verdict["verdict"]] == 4000
+        if verdict["verdict"] == "new":
+            key, other, turned = other, key, turned + 1
+        else:
+            kept += 1
+    assert kept > 0
+    assert store.json("rekey", key=key, to=other)["items"] == 4000
+    assert store.opens(other) == (4000, 4000)
+
+
+def test_live_nodes_refuse(store):
+    store.made(10)
+    other = store.node("web02")
+    store.run("start", node=other)
+    for words in (("rekey",), ("migrate_encryption",)):
+        refused = store.run(*words, to="cmk2", check=False)
+        assert refused.returncode == 4 and refused.stderr.splitlines()[0] == REFUSAL
+        assert "web02" in refused.stderr
+    store.run("stop", node=other)
+    store.run("rekey", to="cmk2")
+
+
+def legacy(store, bin_folder, count):
+    place = os.path.join(store.folder, "db.yaml" if store.server else "looker.db")
+    said = process.run([os.path.join(bin_folder, "legacy_store"), place, str(count), "100"]).stdout
+    if store.server:
+        store.server.sql(said, store.database)
+
+
+def test_migration(store, bin_folder):
+    legacy(store, bin_folder, 12000)
+    refused = store.run("verify", check=False)
+    assert refused.returncode == 3 and "12000 of 12000 items are still in the legacy form" in refused.stderr
+    child = store.spawn("migrate_encryption", KEYTURN_STORE_REKEY_DELAY_MS="300")
+    store.await_log("Pausing for")
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    answer = store.json("migrate_encryption")
+    assert answer["items"] == 12000 and answer["migrated"] <= 12000
+    assert "Starting migration from AES-128-CBC Legacy to AES-GCM-256" in store.log()
+    assert store.opens("cmk") == (12000, 12000)
+
+
+def test_the_privilege_that_is_missing_is_named(on_server):
+    store = on_server(process_privilege=False).made(10)
+    refused = store.run("rekey", to="cmk2", check=False)
+    assert refused.returncode == 4
+    assert "has no PROCESS privilege" in refused.stderr and f"GRANT PROCESS ON *.* TO the user {store.user}@localhost" in refused.stderr
+    store.server.sql(f"GRANT PROCESS ON *.* TO {store.user}@localhost")
+    store.run("rekey", to="cmk2")
+
+
+def test_a_connection_without_a_heartbeat_counts(on_server):
+    """Of another user, who never registered: the server's own list has it."""
+    store = on_server().made(10)
+    client = subprocess.Popen(["mariadb", "--no-defaults", "-uroot", f"--socket={store.server.socket}", store.database, "-e",
+                               "SELECT SLEEP(60)"], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while "SLEEP" not in store.server.sql("SELECT info FROM information_schema.processlist WHERE command='Query' AND db="
+                                          f"'{store.database}'"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    refused = store.run("rekey", to="cmk2", check=False)
+    client.kill()
+    client.wait()
+    assert refused.returncode == 4 and refused.stderr.splitlines()[0] == REFUSAL
+    assert "of root from localhost (Query)" in refused.stderr
+    store.server.sql(f"KILL {refused.stderr.split('connection ')[1].split()[0]}", check=False)  # it would sleep on
+    store.run("rekey", to="cmk2")
+
+
+def test_a_node_that_sleeps_is_seen_by_its_connection(on_server):
+    """Its heartbeat is older than the window, and it would go on under the old key."""
+    store = on_server().made(5)
+    other = store.node("web02")
+    store.run("start", node=other)
+    pid = store.json("status", node=other)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + 30
+        while store.json("status")["nodes"][0]["live"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        refused = store.run("rekey", to="cmk2", check=False)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert refused.returncode == 4 and refused.stderr.splitlines()[0] == REFUSAL
+    assert f"of {store.user} from localhost (Sleep)" in refused.stderr
+
+
+def test_the_password_is_seen_nowhere(on_server):
+    store = on_server().made(10)
+    texts = [store.run("status", "--json").stdout]
+    store.server.sql(f"ALTER USER {store.user}@localhost IDENTIFIED BY 'another'")
+    refused = store.run("status", check=False)
+    assert refused.returncode == 10 and "check username and password" in refused.stderr
+    texts += [refused.stderr, store.log()]
+    os.chmod(os.path.join(store.folder, "db.yaml"), 0o644)
+    exposed = store.run("status", check=False)
+    assert exposed.returncode == 11 and "everybody can read the password" in exposed.stderr
+    for url in (f"mariadb://u:{mariadb.PASSWORD}@localhost/x", f"mariadb://u@localhost/x?pass={mariadb.PASSWORD}"):
+        bad = store.run("list", "--database", url, check=False)
+        assert bad.returncode == 3
+        texts.append(bad.stderr)
+    for text in texts:
+        assert mariadb.PASSWORD not in text and "canary" not in text
+
+
+def test_by_url(on_server):
+    store = on_server().made(7)
+    with open(os.path.join(store.folder, "pw"), "w", encoding="utf-8") as f:
+        f.write(mariadb.PASSWORD + "\n")
+    os.chmod(os.path.join(store.folder, "pw"), 0o400)
+    url = f"mariadb://{store.user}@localhost/{store.database}?socket={store.server.socket}&password_file={store.folder}/pw"
+    assert store.json("verify", "--database", url)["opened"] == 7
+    with open(os.path.join(store.looker, "store.json"), "w", encoding="utf-8") as f:
+        json.dump({"database": url, "node": "web01", "listen": "127.0.0.1:0"}, f)
+    assert store.json("verify")["opened"] == 7
+    absent = store.run("list", "--database", url.replace(f"/{store.database}?", "/nothing?"), check=False)
+    assert absent.returncode in (3, 10) and "nothing" in absent.stderr
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_the_server_is_killed_in_the_middle(on_server, depth):
+    store = on_server().made(2000)
+    child = store.spawn("rekey", "--depth", depth, to="cmk2", KEYTURN_STORE_REKEY_DELAY_MS="2000")
+    store.await_log("Pausing for")
+    store.server.kill()
+    store.server.start()
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 8 and "nothing was changed" in err and "run it again" in err, err
+    assert store.run("probe", to="cmk2").stdout == "old\n"
+    assert store.opens("cmk") == (2000, 2000)
+    store.run("rekey", "--depth", depth, to="cmk2")
+    assert store.opens("cmk2") == (2000, 2000)
+
+
+def test_a_node_comes_back_to_a_server_that_was_restarted(on_server):
+    store = on_server().made(5)
+    store.run("start")
+    store.server.kill()
+    store.server.start()
+    beats = "SELECT beats FROM keyturn_node"
+    before = int(store.server.sql(beats, store.database))
+    deadline = time.monotonic() + 30
+    while int(store.server.sql(beats, store.database)) <= before:
+        assert time.monotonic() < deadline, store.log()
+        time.sleep(0.1)
+    assert store.json("status")["running"]
+
+
+def test_a_server_that_is_away(on_server):
+    store = on_server().made(5)
+    store.server.stop()
+    try:
+        done = store.run("rekey", to="cmk2", check=False)
+        assert done.returncode == 8 and "check that the server runs" in done.stderr
+    finally:
+        store.server.start()
+
+
+def test_a_lock_that_is_held(on_server):
+    """A writer that does not end: waited for, then said."""
+    store = on_server().made(5)
+    client = subprocess.Popen(["mariadb", "--no-defaults", "-uroot", f"--socket={store.server.socket}", "mysql", "-e",
+                               f"BEGIN; SELECT * FROM {store.database}.keyturn_meta FOR UPDATE; SELECT SLEEP(100)"],
+                              stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while "SLEEP" not in store.server.sql("SELECT info FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        done = store.run("put", "a", "b", check=False)
+        assert done.returncode == 12 and "another process is using the database" in done.stderr
+    finally:
+        client.kill()
+        client.wait()
+        for line in store.server.sql("SELECT id FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'").split():
+            store.server.sql(f"KILL {line}", check=False)
