@@ -102,10 +102,10 @@ static bool is_section(span line, const char *profile)
 /* The value of `key` in the profile's section, n 0 where there is none. *section: is there such a section? */
 static span look_up(const kt_secret *text, const char *profile, const char *key, bool *section)
 {
-	const char *at = (const char *)text->data, *end = at + text->len;
+	const char *at = text->len ? (const char *)text->data : "", *end = at + text->len;
 	bool in = false;
 	span line, none = {"", 0};
-	while (text->len && next_line(&at, end, &line)) {
+	while (next_line(&at, end, &line)) {
 		if (line.n > 2 && line.at[0] == '[' && line.at[line.n - 1] == ']') {
 			in = is_section(line, profile);
 			*section |= in;
@@ -335,16 +335,25 @@ static kt_code from_container(kt_aws_credentials *c, bool *found, kt_err *err)
 	return rc;
 }
 
-/* One line of text of the metadata service, behind `prefix`, into out. */
-static kt_code metadata_line(const char *method, const char *url, const char *header, const char *prefix,
+/* A session token, or the name of a role: it becomes a part of a header or of an URL, and of messages. */
+static bool is_word(const kt_secret *text)
+{
+	for (size_t i = 0; i < text->len; i++)
+		if (text->data[i] <= ' ' || text->data[i] > '~')
+			return false;
+	return text->len > 0 && text->len <= TOKEN_MAX;
+}
+
+/* A word that the metadata service answers with, behind `prefix`, into out. */
+static kt_code metadata_word(const char *method, const char *url, const char *header, const char *prefix,
 			     kt_secret *out, kt_err *err)
 {
 	kt_aws_answer a;
 	*out = KT_SECRET_INIT;
 	kt_code rc = ask(method, url, header, METADATA_MS, &a, err);
 	const char *text = (const char *)a.body.data;
-	if (rc == KT_OK && (a.body.len == 0 || a.body.len > TOKEN_MAX || strpbrk(text, "\r\n")))
-		rc = kt_fail(err, KT_E_INPUT, NULL, "%s does not answer with one line", url);
+	if (rc == KT_OK && !is_word(&a.body))
+		rc = kt_fail(err, KT_E_INPUT, NULL, "%s does not answer with one word", url);
 	if (rc == KT_OK)
 		rc = kt_secret_new(out, strlen(prefix) + a.body.len + 1, err);
 	if (rc == KT_OK)
@@ -360,11 +369,11 @@ static kt_code ask_metadata(const char *base, kt_aws_credentials *c, kt_err *err
 	kt_secret token = KT_SECRET_INIT, role = KT_SECRET_INIT;
 	kt_code rc;
 	(void)snprintf(url, sizeof url, "%s/latest/api/token", base);
-	KT_TRY_GOTO(metadata_line("PUT", url, "X-aws-ec2-metadata-token-ttl-seconds: 300",
+	KT_TRY_GOTO(metadata_word("PUT", url, "X-aws-ec2-metadata-token-ttl-seconds: 300",
 				  "X-aws-ec2-metadata-token: ", &token, err),
 		    out);
 	(void)snprintf(url, sizeof url, "%s/latest/meta-data/iam/security-credentials/", base);
-	KT_TRY_GOTO(metadata_line("GET", url, (char *)token.data, url, &role, err), out);
+	KT_TRY_GOTO(metadata_word("GET", url, (char *)token.data, url, &role, err), out);
 	rc = get_credentials((char *)role.data, (char *)token.data, METADATA_MS, c, err);
 out:
 	kt_secret_free(&token);

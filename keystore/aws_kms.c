@@ -343,20 +343,24 @@ static kt_code check_metadata(kt_aws_kms *kms, const cJSON *o, kt_err *err)
 {
 	const cJSON *m;
 	const char *arn, *state, *usage, *spec;
+	char shown[2][MESSAGE_MAX];
 	KT_TRY(kt_json_object(o, "KeyMetadata", &m, err));
 	KT_TRY(kt_json_str(m, "Arn", &arn, err));
 	KT_TRY(kt_json_str(m, "KeyState", &state, err));
 	KT_TRY(kt_json_str(m, "KeyUsage", &usage, err));
 	KT_TRY(kt_json_opt_str(m, "KeySpec", "SYMMETRIC_DEFAULT", &spec, err));
 	KT_TRY(set_arn(kms, arn, err));
+	printable(spec, shown[0]);
+	printable(usage, shown[1]);
 	if (strcmp(usage, "ENCRYPT_DECRYPT") != 0 || strcmp(spec, "SYMMETRIC_DEFAULT") != 0)
 		return kt_fail(err, KT_E_INPUT, "use a symmetric key (SYMMETRIC_DEFAULT) with usage ENCRYPT_DECRYPT",
-			       "the key %s is a %.40s with usage %.40s", arn, spec, usage);
+			       "the key %s is a %.40s with usage %.40s", arn, shown[0], shown[1]);
+	printable(state, shown[0]);
 	if (strcmp(state, "Enabled") != 0)
 		return kt_fail(err, KT_E_REFUSED,
 			       "aws kms enable-key; when it is pending deletion, aws kms "
 			       "cancel-key-deletion before that",
-			       "the key %s is in the state %.40s, not Enabled", arn, state);
+			       "the key %s is in the state %.40s, not Enabled", arn, shown[0]);
 	return KT_OK;
 }
 
