@@ -193,9 +193,9 @@ static void print_needs(FILE *out, const cJSON *key)
 {
 	const cJSON *needs = kt_ledger_member(key, "dependants");
 	for (const cJSON *n = needs ? needs->child : NULL; n; n = n->next) {
-		const char *node = text(n, "node"), *run = text(n, "run");
-		(void)fprintf(out, "needed by  %s: %s%s%s%s%s\n", text(n, "kind"), text(n, "what"),
-			      node[0] ? " on " : "", node, run[0] ? ", run " : "", run);
+		char shown[512];
+		(void)kt_view_need(n, shown, sizeof shown);
+		(void)fprintf(out, "needed by  %s\n", shown);
 	}
 }
 

@@ -366,6 +366,18 @@ kt_ledger_new kt_view_describe(const cJSON *key)
 			       .cryptoperiod_days = cJSON_IsNumber(days) ? (int64_t)days->valuedouble : 0};
 }
 
+int kt_view_need(const cJSON *need, char *out, size_t size)
+{
+	const char *what = kt_ledger_text(need, "what"), *node = kt_ledger_text(need, "node"),
+		   *run = kt_ledger_text(need, "run");
+	if (kt_ledger_is(need, "kind", "data") || kt_ledger_is(need, "kind", "kept"))
+		return snprintf(out, size, "%s", what);
+	if (kt_ledger_is(need, "kind", "run"))
+		return snprintf(out, size, "run %s, which is not over", run);
+	return snprintf(out, size, "%s %s%s%s%s%s", kt_ledger_text(need, "kind"), what, node[0] ? " on " : "", node,
+			run[0] ? " of run " : "", run);
+}
+
 kt_code kt_view_unneeded(const cJSON *key, kt_err *err)
 {
 	char text[KT_ERR_MSG - 200];
@@ -374,11 +386,10 @@ kt_code kt_view_unneeded(const cJSON *key, kt_err *err)
 	const cJSON *needs = kt_ledger_member(key, "dependants");
 	text[0] = '\0';
 	for (const cJSON *d = needs->child; d; d = d->next, count++) {
-		const char *node = kt_ledger_text(d, "node"), *run = kt_ledger_text(d, "run");
 		if (count < NAMED && n < sizeof text)
-			n += (size_t)snprintf(text + n, sizeof text - n, "%s%s %s%s%s%s%s", count ? ", " : "",
-					      kt_ledger_text(d, "kind"), kt_ledger_text(d, "what"),
-					      node[0] ? " on " : "", node, run[0] ? " of run " : "", run);
+			n += (size_t)snprintf(text + n, sizeof text - n, "%s", count ? "; " : "");
+		if (count < NAMED && n < sizeof text)
+			n += (size_t)kt_view_need(d, text + n, sizeof text - n);
 	}
 	if (!count)
 		return KT_OK;
@@ -386,5 +397,5 @@ kt_code kt_view_unneeded(const cJSON *key, kt_err *err)
 		err, KT_E_REFUSED,
 		"data: turn the key first. Backups that are gone for good: --gone RUN says so. Escrows: wrap them "
 		"anew (keyturn key rewrap)",
-		"the key is needed (%d): %s%s", count, text, count > NAMED ? ", …" : "");
+		"the key is needed (%d): %s%s", count, text, count > NAMED ? "; …" : "");
 }

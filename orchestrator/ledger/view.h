@@ -34,6 +34,8 @@ kt_ledger_new kt_view_describe(const cJSON *key);
 /* KT_OK when the ledger does not forbid to wrap new keys under the wrapping key with this label; KT_E_REFUSED when it
  * is deactivated, compromised or destroyed there. One that the ledger does not know is fine. */
 KT_MUST_CHECK kt_code kt_ledger_may_wrap(const kt_ledger *l, const char *label, kt_err *err);
+/* A dependant for people, "backup /b/r1 on web01 of run r1"; as snprintf. */
+int kt_view_need(const cJSON *need, char *out, size_t size);
 /* KT_OK when nothing depends on the key, else KT_E_REFUSED naming each (the first ten). */
 KT_MUST_CHECK kt_code kt_view_unneeded(const cJSON *key, kt_err *err);
 

@@ -194,7 +194,7 @@ def test_destroy_is_refused_with_names_then_allowed(make_lab):
     first = lab.run().run_id()
     lab.cluster.key_text = lab.assert_turned() + "\n"
     old = desk.of_run(first)
-    desk.says(REFUSED, ["data", "the data of looker"], "destroy", first, "--yes")
+    desk.says(REFUSED, ["the key is needed (1): the data of looker"], "destroy", first, "--yes")
     desk.says(REFUSED, ["keyturn run"], "deactivate", first)
     second = lab.run().run_id()
     assert desk.keys()[old["id"]]["state"] == "deactivated" and desk.of_run(second)["state"] == "active"
