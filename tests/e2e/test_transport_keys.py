@@ -27,12 +27,7 @@ def lab(module_cluster):
     lab.rewrite(key=TO)
     yield lab
     lab.fault_places[COORDINATOR].disarm(COORDINATOR)
-    if lab.journal.latest() and lab.journal.end() not in ("turned", "rolled-back", "refused"):
-        lab.keyturn.run("resume", check=None)
-    lab.cluster.key_text = lab.current_key(lab.nodes[0]).strip() + "\n"
-    for node in lab.nodes:
-        if not node.app.status()["running"]:
-            node.app.start()
+    lab.recover()
 
 
 def pin(lab, name):

@@ -34,13 +34,7 @@ def lab(module_cluster):
     yield lab
     lab.cluster.state_folder = state
     lab.rewrite(key=TO)
-    # The rest is for the tests after a failed one.
-    if lab.journal.latest() and lab.journal.end() not in ("turned", "rolled-back", "refused"):
-        lab.keyturn.run("resume", check=None)
-    lab.cluster.key_text = lab.current_key(lab.nodes[0]).strip() + "\n"
-    for node in lab.nodes:
-        if not node.app.status()["running"]:
-            node.app.start()
+    lab.recover()
 
 
 def rolled_back(lab, result):
