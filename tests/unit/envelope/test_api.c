@@ -62,7 +62,7 @@ static void seal(kte_kek *kek, const char *name, uint8_t out[SEALED])
 /* Of an exact copy on the heap, so that a sanitizer sees any read beyond the end. */
 static kte_code open_it(kte_kek *kek, const char *name, const uint8_t *bytes, size_t n, kte_error *err)
 {
-	uint8_t *copy = malloc(n ? n : 1), *out = malloc(n > KTE_OVERHEAD ? n - KTE_OVERHEAD : 1);
+	uint8_t *copy = malloc(n ? n : 1), *out = calloc(1, n > KTE_OVERHEAD ? n - KTE_OVERHEAD : 1);
 	size_t len = 99;
 	assert_true(copy && out);
 	memcpy(copy, bytes, n);
