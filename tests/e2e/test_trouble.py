@@ -13,6 +13,7 @@ import time
 
 import pytest
 from ktlab import process
+from ktlab.aftermath import agents
 from ktlab.coordinator import AUDIT, HELD, HSM, INTERRUPTED, IO, OK, REFUSED, ROLLED_BACK, UNREACHABLE, Keyturn
 from ktlab.running import TO, Running, fill_up, slow_rekey, told, until, variables
 
@@ -133,18 +134,6 @@ def test_closed_output_does_not_end_the_run(lab):
 
 # --- processes on the nodes ----------------------------------------------------------------------------------------------
 
-def agents(lab, node):
-    """The pids of the agents that serve on this node."""
-    program = os.path.join(lab.cluster.node_folder(node.name), "agent", "keyturn-agent").encode()
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as f:
-            words = f.read().split(b"\0")
-            if words[:2] == [program, b"serve"]:
-                found.append(int(pid))
-    return found
-
-
 def ssh_servers(lab, node):
     return process.children(lab.cluster._sshd_process(node)["pid"])
 
@@ -165,9 +154,9 @@ def test_killed_server_processes_are_replaced(lab):
         assert kill(ssh_servers(lab, node))
         run.wait("rekey")
         time.sleep(0.3)
-        first = kill(agents(lab, node))
+        first = kill(agents(lab, node, "serve"))
         assert first
-        until(lambda: set(agents(lab, node)) - set(first), "another agent")
+        until(lambda: set(agents(lab, node, "serve")) - set(first), "another agent")
         assert kill(ssh_servers(lab, node))
         result = run.finish(OK)
         assert result.err.count("reached for again") >= 3 and "web01" in result.err, result
@@ -292,6 +281,9 @@ def test_a_journal_that_is_damaged_in_the_middle_of_a_turn(lab, damage):
             shutil.copy2(path + end, kept + end)
     with contextlib.closing(sqlite3.connect(path)) as db:  # a commit that was under way is rolled back
         db.execute("SELECT count(*) FROM entry").fetchone()
+    # What the agents were asked before the kill, they do: it may have come to the canary's start.
+    until(lambda: not any(agents(lab, node, "serve") for node in lab.nodes), "the agents notice that they are alone")
+    up = [lab.cluster.app_pid(node) for node in lab.nodes]
     damage(path)
     try:
         for verb in (("run", "--yes"), ("resume",), ("runs",), ("status",)):
@@ -303,7 +295,7 @@ def test_a_journal_that_is_damaged_in_the_middle_of_a_turn(lab, damage):
             assert "last good" in result.out and run in result.out
             shown = lab.keyturn.run("--json", "status", check=AUDIT).events()[0]
             assert shown["run"] == run and shown["damage"]["entries"] > 0 and shown["damage"]["last"]["run"] == run
-        assert not any(lab.cluster.app_pid(node) for node in lab.nodes)  # nothing was started with whichever key
+        assert [lab.cluster.app_pid(node) for node in lab.nodes] == up  # nothing was started with whichever key
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path + "-journal")
