@@ -45,8 +45,10 @@ bool kt_db_address_is_url(const char *text)
 kt_code kt_db_address_name(kt_db_address *a, kt_err *err)
 {
 	free(a->name);
+	const bool six = a->host && strchr(a->host, ':'); /* RFC 3986 §3.2.2 */
 	int n = a->socket ? asprintf(&a->name, "mariadb://%s@localhost/%s?socket=%s", a->user, a->database, a->socket)
-			  : asprintf(&a->name, "mariadb://%s@%s:%d/%s", a->user, a->host, a->port, a->database);
+			  : asprintf(&a->name, "mariadb://%s@%s%s%s:%d/%s", a->user, six ? "[" : "", a->host,
+				     six ? "]" : "", a->port, a->database);
 	if (n >= 0)
 		return KT_OK;
 	a->name = NULL;
@@ -80,6 +82,8 @@ static kt_code take_host(const char **at, kt_db_address *a, kt_err *err)
 	KT_TRY(piece(at, strcspn(*at, bracket ? "]" : ":/?"), "the host is missing", &a->host, err));
 	if (bracket && *(*at)++ != ']')
 		return bad_url("a bracket is left open", err);
+	if (bracket && a->host[strspn(a->host, "0123456789abcdefABCDEF:.")])
+		return bad_url("in brackets stands an IPv6 address", err);
 	a->port = KT_DB_PORT;
 	if (**at != ':')
 		return KT_OK;
@@ -144,16 +148,21 @@ static kt_code parse_server(const char *at, kt_db_address *a, char **password_fi
 	return kt_db_address_name(a, err);
 }
 
+static kt_code parse_path(const char *url, kt_db_address *a, kt_err *err)
+{
+	const char *path = strncmp(url, "sqlite:", 7) == 0 ? url + 7 : url;
+	if (!path[0])
+		return bad_url("it is empty", err);
+	a->name = strdup(path);
+	return a->name ? KT_OK : no_memory(err);
+}
+
 kt_code kt_db_address_parse(const char *url, kt_db_address *out, char **password_file, kt_err *err)
 {
 	const char *server = after_scheme(url);
 	*out = (kt_db_address){.server = server != NULL};
 	*password_file = NULL;
-	kt_code rc = KT_OK;
-	if (server)
-		rc = parse_server(server, out, password_file, err);
-	else if (!(out->name = strdup(strncmp(url, "sqlite:", 7) == 0 ? url + 7 : url)))
-		rc = no_memory(err);
+	kt_code rc = server ? parse_server(server, out, password_file, err) : parse_path(url, out, err);
 	if (rc == KT_OK)
 		return KT_OK;
 	kt_db_address_free(out);

@@ -356,7 +356,7 @@ static void urls(void **state)
 	static const where c[] = {
 		{"mariadb://looker@db.example:3307/looker", "mariadb://looker@db.example:3307/looker", true},
 		{"mysql://looker@db/looker", "mariadb://looker@db:3306/looker", true},
-		{"mysql://looker@[::1]:1/x?ssl=true&password_file=/run/pw", "mariadb://looker@::1:1/x", true},
+		{"mysql://looker@[::1]:1/x?ssl=true&password_file=/run/pw", "mariadb://looker@[::1]:1/x", true},
 		{"mariadb://u@h/d?socket=/run/s", "mariadb://u@localhost/d?socket=/run/s", true},
 		{"sqlite:/x/y.db", "/x/y.db", true},
 		{"/x/y.db", "/x/y.db", true},
@@ -370,6 +370,8 @@ static void urls(void **state)
 		{"mariadb://u@h:70000/d", "the port is not", false},
 		{"mariadb://u@h:x/d", "the port is not", false},
 		{"mariadb://u@[::1/d", "bracket", false},
+		{"mariadb://u@[h]/d", "an IPv6 address", false},
+		{"sqlite:", "it is empty", false},
 		{"mariadb://u@h/d?password=hunter2", "known options", false},
 		{"mariadb://u@h/d?password_file=hunter2", "an absolute path", false},
 		{"mariadb://u@h/d?ssl=hunter2", "ssl is true or false", false},
