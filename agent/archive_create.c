@@ -12,11 +12,13 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "agent/archive_seal.h"
 #include "agent/archive_select.h"
 #include "agent/keyscan.h"
+#include "base/clock.h"
 #include "base/file.h"
 
-enum { CHUNK = 1024 * 1024, ZSTD_THREADS_MAX = 4, EXTENTS_MAX = 65536 };
+enum { CHUNK = 1024 * 1024, ZSTD_THREADS_MAX = 64 /* some MiB each */, EXTENTS_MAX = 65536, REST_MS = 100 };
 
 static const char changed_remedy[] = "something still writes to it: stop that, then try again";
 static const uint8_t zeros[CHUNK];
@@ -36,12 +38,13 @@ typedef struct extent {
 
 /* One archive being written. Acquired by setup(), given back by release(). */
 typedef struct writer {
-	const kt_archive_hooks *hooks;
+	const kt_archive_how *how;
 	char part[PATH_MAX]; /* the temporary file */
 	int fd;
 	bool given_up; /* nothing more is to be written */
 	kt_err failed; /* why writing to fd failed, if it has */
 	EVP_MD_CTX *md;
+	kt_sealer *sealer; /* NULL: not encrypted */
 	struct archive *out;
 	struct archive *disk; /* reads ACLs and extended attributes */
 	kt_keyscan *scan;
@@ -50,6 +53,7 @@ typedef struct writer {
 	uint8_t *chunk;
 	uint64_t total; /* bytes to be read, as measured */
 	uint64_t done;
+	int64_t began_ms;
 	kt_archive_made *made;
 } writer;
 
@@ -76,6 +80,17 @@ kt_code kt_archive_measure(const kt_archive_source *source, kt_archive_size *out
 
 /* --- the output ------------------------------------------------------------------------------------------------ */
 
+/* The archive's own bytes. */
+static kt_code put_out(void *arg, const void *bytes, size_t n, kt_err *err)
+{
+	writer *w = arg;
+	KT_TRY(kt_file_write_all(w->fd, bytes, n, w->part, err));
+	if (EVP_DigestUpdate(w->md, bytes, n) != 1)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "SHA-256 failed");
+	w->made->archive_bytes += n;
+	return KT_OK;
+}
+
 static la_ssize_t write_out(struct archive *a, void *arg, const void *bytes, size_t n)
 {
 	writer *w = arg;
@@ -83,16 +98,11 @@ static la_ssize_t write_out(struct archive *a, void *arg, const void *bytes, siz
 		archive_set_error(a, ECANCELED, "given up");
 		return -1;
 	}
-	if (kt_file_write_all(w->fd, bytes, n, w->part, &w->failed) != KT_OK) {
-		archive_set_error(a, EIO, "%s", w->failed.msg);
-		return -1;
-	}
-	if (EVP_DigestUpdate(w->md, bytes, n) != 1) {
-		archive_set_error(a, EIO, "SHA-256 failed");
-		return -1;
-	}
-	w->made->archive_bytes += n;
-	return (la_ssize_t)n;
+	kt_code rc = w->sealer ? kt_sealer_feed(w->sealer, bytes, n, &w->failed) : put_out(w, bytes, n, &w->failed);
+	if (rc == KT_OK)
+		return (la_ssize_t)n;
+	archive_set_error(a, EIO, "%s", w->failed.msg);
+	return -1;
 }
 
 static kt_code output_failed(const writer *w, const char *what, kt_err *err)
@@ -371,12 +381,33 @@ static kt_code read_exactly(const content *c, uint8_t *into, size_t n, off_t at,
 	return KT_OK;
 }
 
+static kt_code tell(const writer *w, kt_err *err)
+{
+	const kt_archive_hooks *hooks = w->how->hooks;
+	if (!hooks || !hooks->progress)
+		return KT_OK;
+	return hooks->progress(hooks->arg, w->done, w->total > w->done ? w->total : w->done, err);
+}
+
+/* Rests until what was read is no more than the rate allows; whoever watches can stop it meanwhile. */
+static kt_code keep_rate(const writer *w, kt_err *err)
+{
+	if (!w->how->rate)
+		return KT_OK;
+	int64_t due = w->began_ms + (int64_t)((double)w->done * 1000 / (double)w->how->rate);
+	for (int64_t now = kt_clock_mono_ms(); now < due; now = kt_clock_mono_ms()) {
+		int64_t rest = due - now < REST_MS ? due - now : REST_MS;
+		(void)nanosleep(&(struct timespec){.tv_nsec = rest * 1000000}, NULL);
+		KT_TRY(tell(w, err));
+	}
+	return KT_OK;
+}
+
 static kt_code report(writer *w, size_t n, kt_err *err)
 {
 	w->done += n;
-	if (!w->hooks || !w->hooks->progress)
-		return KT_OK;
-	return w->hooks->progress(w->hooks->arg, w->done, w->total > w->done ? w->total : w->done, err);
+	KT_TRY(tell(w, err));
+	return keep_rate(w, err);
 }
 
 static kt_code put_extent(writer *w, content *c, const extent *x, kt_err *err)
@@ -532,6 +563,8 @@ static kt_code close_output(writer *w, kt_err *err)
 {
 	if (archive_write_close(w->out) != ARCHIVE_OK)
 		return output_failed(w, w->part, err);
+	if (w->sealer)
+		KT_TRY(kt_sealer_end(w->sealer, err));
 	if (fsync(w->fd) != 0)
 		return kt_fail_errno(err, errno, NULL, "%s cannot be synced", w->part);
 	uint8_t sum[EVP_MAX_MD_SIZE];
@@ -571,12 +604,14 @@ static kt_code setup(writer *w, const char *archive, const kt_archive_source *so
 	w->fd = open(w->part, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (w->fd < 0)
 		return kt_fail_errno(err, errno, NULL, "%s cannot be made", w->part);
-	return KT_OK;
+	w->began_ms = kt_clock_mono_ms();
+	return w->how->seal ? kt_sealer_new(w->how->seal, put_out, w, &w->sealer, err) : KT_OK;
 }
 
 static void release(writer *w)
 {
 	archive_write_free(w->out);
+	kt_sealer_free(w->sealer);
 	archive_read_free(w->disk);
 	if (w->fd >= 0)
 		(void)close(w->fd);
@@ -599,6 +634,7 @@ static kt_code write_archive(writer *w, const char *archive, const kt_archive_so
 	KT_TRY(put_manifest(w, err));
 	KT_TRY(close_output(w, err));
 	kt_manifest_totals(&w->manifest, &w->made->files, &w->made->bytes);
+	w->made->sealed = w->sealer != NULL;
 	if (rename(w->part, archive) != 0)
 		return kt_fail_errno(err, errno, NULL, "%s cannot be put in place", archive);
 	return kt_file_sync_folder(archive, err);
@@ -621,12 +657,13 @@ static kt_code make_folder(const char *archive, kt_err *err)
 	return rc;
 }
 
-kt_code kt_archive_create(const char *archive, const kt_archive_source *source, const kt_archive_hooks *hooks,
+kt_code kt_archive_create(const char *archive, const kt_archive_source *source, const kt_archive_how *how,
 			  kt_archive_made *out, kt_err *err)
 {
+	static const kt_archive_how plain = {0};
 	*out = (kt_archive_made){0};
 	KT_TRY(make_folder(archive, err));
-	writer w = {.hooks = hooks, .fd = -1, .made = out};
+	writer w = {.how = how ? how : &plain, .fd = -1, .made = out};
 	kt_code rc = setup(&w, archive, source, err);
 	if (rc == KT_OK)
 		rc = write_archive(&w, archive, source, err);

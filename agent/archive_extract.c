@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "agent/archive_reader.h"
+#include "agent/archive_select.h"
 #include "agent/archive_unpack.h"
 #include "agent/tree.h"
 
@@ -19,6 +20,7 @@ typedef struct extraction {
 	const char *folder; /* real path */
 	const char *ignore;
 	struct archive *disk;
+	kt_keyscan *scan; /* NULL: none */
 } extraction;
 
 static kt_code extract_member(void *arg, struct archive *a, struct archive_entry *e, kt_member *m, const char *target,
@@ -39,7 +41,7 @@ static kt_code extract_member(void *arg, struct archive *a, struct archive_entry
 				       "%.200s...: the path is too long", link);
 		archive_entry_copy_hardlink(e, link);
 	}
-	return kt_archive_unpack_entry(x->disk, a, e, false, err);
+	return kt_archive_unpack_entry(x->disk, a, e, false, x->scan, err);
 }
 
 /* --- comparing ------------------------------------------------------------------------------------------------- */
@@ -120,6 +122,9 @@ static kt_code look(void *arg, const kt_tree_item *item, bool *skip, kt_err *err
 	m.uid = item->st->st_uid;
 	m.gid = item->st->st_gid;
 	m.name = (char *)(uintptr_t)item->name; /* is copied */
+	if (kt_archive_is_key_file(item))
+		return kt_fail(err, KT_E_KEY, "destroy this backup, and make a new one",
+			       "the backup holds a key in the clear: the key file %s", item->path);
 	if (S_ISREG(item->st->st_mode)) {
 		if (want && want->kind == KT_MEMBER_HARD)
 			return remember(&c->hard, &c->hard_n, want->name, item->st, err);
@@ -179,6 +184,7 @@ static kt_code compare(const kt_manifest *want, const char *folder, const char *
 static kt_code extract_to(kt_archive_reader *r, extraction *x, const kt_archive_hooks *hooks, kt_manifest *out,
 			  kt_err *err)
 {
+	x->scan = hooks ? hooks->scan : NULL;
 	KT_TRY(kt_archive_unpack_open(&x->disk, err));
 	kt_code rc = kt_archive_each(r, hooks, extract_member, x, out, err);
 	kt_code closed = kt_archive_unpack_close(x->disk, rc == KT_OK ? err : NULL);

@@ -29,19 +29,40 @@ static kt_code open_file(kt_archive_reader *r, const char *archive, kt_err *err)
 	return r->path ? KT_OK : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 }
 
-kt_code kt_archive_open(const char *archive, const char *sha256, kt_archive_reader **out, kt_err *err)
+/* Encrypted exactly where a key is given; and the key opens it, before anything is read out of it. */
+static kt_code check_seal(kt_archive_reader *r, kt_err *err)
+{
+	bool sealed;
+	kt_seal_reader *opens = NULL;
+	KT_TRY(kt_seal_is(r->fd, r->path, &sealed, err));
+	if (sealed && !r->seal)
+		return kt_fail(err, KT_E_KEY, "name the backup key of its run", "%s is encrypted", r->path);
+	if (!sealed && r->seal)
+		return kt_fail(err, KT_E_INPUT, bad_remedy, "%s is not an encrypted backup of keyturn", r->path);
+	if (!r->seal)
+		return KT_OK;
+	KT_TRY(kt_seal_reader_new(r->seal, r->fd, r->bytes, r->path, &opens, err));
+	kt_seal_reader_free(opens);
+	return KT_OK;
+}
+
+kt_code kt_archive_open(const char *archive, const char *sha256, const kt_archive_seal *seal, kt_archive_reader **out,
+			kt_err *err)
 {
 	char is[KT_SHA256_HEX];
 	kt_archive_reader *r = calloc(1, sizeof *r);
 	if (!r)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	r->fd = -1;
+	r->seal = seal;
 	kt_code rc = open_file(r, archive, err);
 	if (rc == KT_OK)
 		rc = kt_content_hash_fd(r->fd, archive, false, r->bytes, is, err);
 	if (rc == KT_OK && strcasecmp(is, sha256) != 0)
 		rc = kt_fail(err, KT_E_INPUT, bad_remedy,
 			     "%s is not the backup that was made: its SHA-256 is %s, not %.64s", archive, is, sha256);
+	if (rc == KT_OK)
+		rc = check_seal(r, err);
 	if (rc != KT_OK) {
 		kt_archive_close(r);
 		return rc;
@@ -76,15 +97,31 @@ typedef struct pass {
 	kt_archive_member_fn fn;
 	void *arg;
 	struct archive *a;
-	uint64_t at; /* bytes of the archive that have been read */
+	kt_seal_reader *seal; /* NULL: it is not encrypted */
+	uint64_t at;          /* bytes of the archive that have been read */
 	uint8_t chunk[CHUNK];
 	kt_buf manifest; /* its text, once it has come */
 	bool complete;
 } pass;
 
+static la_ssize_t open_in(struct archive *a, pass *p, const void **bytes)
+{
+	kt_err err = KT_ERR_INIT;
+	const uint8_t *plain;
+	size_t n;
+	if (kt_seal_reader_next(p->seal, &plain, &n, &p->at, &err) != KT_OK) {
+		archive_set_error(a, EIO, "%s", err.msg);
+		return -1;
+	}
+	*bytes = plain;
+	return (la_ssize_t)n;
+}
+
 static la_ssize_t read_in(struct archive *a, void *arg, const void **bytes)
 {
 	pass *p = arg;
+	if (p->seal)
+		return open_in(a, p, bytes);
 	for (;;) {
 		ssize_t n = pread(p->r->fd, p->chunk, sizeof p->chunk, (off_t)p->at);
 		if (n < 0 && errno == EINTR)
@@ -192,6 +229,8 @@ static kt_code take_member(pass *p, struct archive_entry *e, kt_err *err)
 
 static kt_code read_all(pass *p, kt_err *err)
 {
+	if (p->r->seal)
+		KT_TRY(kt_seal_reader_new(p->r->seal, p->r->fd, p->r->bytes, p->r->path, &p->seal, err));
 	if (archive_read_support_filter_zstd(p->a) != ARCHIVE_OK ||
 	    archive_read_support_format_tar(p->a) != ARCHIVE_OK ||
 	    archive_read_open2(p->a, p, NULL, read_in, NULL, NULL) != ARCHIVE_OK)
@@ -229,6 +268,7 @@ kt_code kt_archive_each(kt_archive_reader *r, const kt_archive_hooks *hooks, kt_
 		rc = kt_manifest_parse(p->manifest.data, p->manifest.len, out, err);
 	kt_buf_free(&p->manifest);
 	archive_read_free(p->a);
+	kt_seal_reader_free(p->seal);
 	free(p);
 	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "%s", r->path);
 }

@@ -6,12 +6,13 @@
 #include <archive.h>
 #include <archive_entry.h>
 
-#include "agent/archive.h"
+#include "agent/archive_seal.h"
 
 struct kt_archive_reader {
 	char *path;
 	int fd;
-	uint64_t bytes; /* of the archive */
+	uint64_t bytes;              /* of the archive */
+	const kt_archive_seal *seal; /* NULL: it is not encrypted */
 };
 
 /*

@@ -250,7 +250,7 @@ static kt_code write_beside(restore *r, struct archive *a, struct archive_entry 
 			    const char *temp, kt_err *err)
 {
 	archive_entry_copy_pathname(e, temp);
-	KT_TRY(kt_archive_unpack_entry(r->disk, a, e, true, err));
+	KT_TRY(kt_archive_unpack_entry(r->disk, a, e, true, NULL, err));
 	KT_TRY(check_owner(m, temp, err));
 	return m->kind == KT_MEMBER_LINK ? KT_OK : sync_file(temp, err);
 }
@@ -307,7 +307,7 @@ static kt_code restore_member(void *arg, struct archive *a, struct archive_entry
 	if (m->kind != KT_MEMBER_FOLDER)
 		return restore_file(r, a, e, known, place, err);
 	archive_entry_copy_pathname(e, place);
-	return kt_archive_unpack_entry(r->disk, a, e, true, err);
+	return kt_archive_unpack_entry(r->disk, a, e, true, NULL, err);
 }
 
 static kt_code restore_all(kt_archive_reader *reader, restore *r, const kt_archive_hooks *hooks, kt_err *err)

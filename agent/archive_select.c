@@ -123,10 +123,7 @@ static bool is_hidden(const selection *s, const kt_tree_item *item)
 	return false;
 }
 
-/* A key of this application's kind, of whichever run: mode 0400, and nothing but base64 of 32 bytes. A key has no place
- * in a backup, and the key files of earlier turns lie beside the one in force. What cannot be read is met again when it
- * is saved. */
-static bool is_key_file(const kt_tree_item *item)
+bool kt_archive_is_key_file(const kt_tree_item *item)
 {
 	kt_secret text = KT_SECRET_INIT;
 	kt_secret key = KT_SECRET_INIT;
@@ -168,7 +165,8 @@ static bool note_path(selection *s, const char *name, bool *again)
 static kt_code visit(void *arg, const kt_tree_item *item, bool *skip, kt_err *err)
 {
 	selection *s = arg;
-	*skip = is_excluded(s, item->name) || is_hidden(s, item) || kt_keep_is(item->base) || is_key_file(item);
+	*skip = is_excluded(s, item->name) || is_hidden(s, item) || kt_keep_is(item->base) ||
+		kt_archive_is_key_file(item);
 	if (*skip)
 		return KT_OK;
 	int n = snprintf(s->name, sizeof s->name, "%s%s%s", s->root, item->name[0] ? "/" : "", item->name);

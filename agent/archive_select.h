@@ -17,4 +17,9 @@ typedef kt_code (*kt_archive_select_fn)(void *arg, const char *name, bool databa
 KT_MUST_CHECK kt_code kt_archive_select(const kt_archive_source *source, const char *const leave_out[2],
 					kt_manifest *roots, kt_archive_select_fn fn, void *arg, kt_err *err);
 
+/* A key of this application's kind, of whichever run: mode 0400, and nothing but base64 of 32 bytes. A key has no place
+ * in a backup, and the key files of earlier turns lie beside the one in force. False also for what cannot be read: that
+ * is met again when it is saved. */
+bool kt_archive_is_key_file(const kt_tree_item *item);
+
 #endif

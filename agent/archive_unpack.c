@@ -30,8 +30,10 @@ kt_code kt_archive_unpack_open(struct archive **out, kt_err *err)
 	return KT_OK;
 }
 
-static kt_code copy_content(struct archive *disk, struct archive *from, const char *path, kt_err *err)
+static kt_code copy_content(struct archive *disk, struct archive *from, const char *path, kt_keyscan *scan, kt_err *err)
 {
+	if (scan)
+		kt_keyscan_reset(scan);
 	for (;;) {
 		const void *bytes;
 		size_t n;
@@ -41,20 +43,23 @@ static kt_code copy_content(struct archive *disk, struct archive *from, const ch
 			return KT_OK;
 		if (got != ARCHIVE_OK)
 			return kt_archive_read_failed(from, path, err);
+		if (scan && kt_keyscan_feed(scan, bytes, n))
+			return kt_fail(err, KT_E_KEY, "destroy this backup, and make a new one",
+				       "the backup holds a key in the clear: it came to %s", path);
 		if (n && archive_write_data_block(disk, bytes, n, at) < ARCHIVE_OK)
 			return write_failed(disk, path, err);
 	}
 }
 
 kt_code kt_archive_unpack_entry(struct archive *disk, struct archive *from, struct archive_entry *e, bool exact,
-				kt_err *err)
+				kt_keyscan *scan, kt_err *err)
 {
 	const char *path = archive_entry_pathname(e);
 	int least = exact ? ARCHIVE_OK : ARCHIVE_WARN;
 	if (archive_write_header(disk, e) < least)
 		return write_failed(disk, path, err);
 	if (archive_entry_filetype(e) == AE_IFREG && !archive_entry_hardlink(e))
-		KT_TRY(copy_content(disk, from, path, err));
+		KT_TRY(copy_content(disk, from, path, scan, err));
 	if (archive_write_finish_entry(disk) < least)
 		return write_failed(disk, path, err);
 	return KT_OK;

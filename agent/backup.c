@@ -10,10 +10,15 @@
 #include <unistd.h>
 
 #include "agent/action.h"
+#include "agent/archive_seal.h"
 #include "agent/backup.h"
 #include "agent/command.h"
+#include "agent/delivery.h"
 #include "agent/keyref.h"
+#include "agent/keyscan.h"
+#include "agent/redact.h"
 #include "agent/scratch.h"
+#include "agent/slot.h"
 #include "base/clock.h"
 
 enum { PROGRESS_EVERY_MS = 500 };
@@ -106,6 +111,53 @@ void kt_backup_source_free(kt_archive_source *s)
 	*s = (kt_archive_source){0};
 }
 
+/* --- the backup key -------------------------------------------------------------------------------------------- */
+
+/* The key as long as a verb needs it, and whose backup it is. `use`: NULL when the archive is not encrypted. */
+typedef struct backup_key {
+	kt_secret key;
+	char context[KT_SEAL_CONTEXT_MAX + 1];
+	kt_archive_seal seal;
+	const kt_archive_seal *use;
+} backup_key;
+
+/* Wrapped for this node by the coordinator, as key.receive gets one, and never kept. Outside of a run the arguments say
+ * of which run the backup is. */
+static kt_code read_key(const kt_agent_ctx *ctx, const cJSON *args, backup_key *out, kt_err *err)
+{
+	const cJSON *json = cJSON_GetObjectItemCaseSensitive(args, "blob");
+	const char *run;
+	kt_blob blob;
+	*out = (backup_key){.key = KT_SECRET_INIT};
+	if (!json || cJSON_IsNull(json))
+		return KT_OK;
+	KT_TRY(kt_json_opt_str(args, "run", ctx->run, &run, err));
+	int n = snprintf(out->context, sizeof out->context, "%s/%s/%s", ctx->cluster, run, ctx->node);
+	if (n < 0 || (size_t)n >= sizeof out->context)
+		return kt_fail(err, KT_E_INPUT, NULL, "the names of cluster, run and node are too long together");
+	KT_TRY(kt_blob_from_json(json, &blob, err));
+	KT_TRY(kt_delivery_check(ctx, &blob, run, err));
+	KT_TRY(kt_slot_unwrap(ctx->state, &blob, &out->key, err));
+	kt_code rc = kt_redact_key(&out->key, err);
+	if (rc != KT_OK)
+		kt_secret_free(&out->key);
+	out->seal = (kt_archive_seal){.key = &out->key, .context = out->context};
+	out->use = &out->seal;
+	return rc;
+}
+
+/* That the archive was made with the very key that the coordinator has escrowed. */
+static kt_code prove_key(const kt_agent_ctx *ctx, const cJSON *args, const backup_key *key, cJSON *result, kt_err *err)
+{
+	kt_delivery d;
+	if (!key->use)
+		return KT_OK;
+	KT_TRY(kt_delivery_read(ctx, args, &d, err));
+	kt_code rc = kt_delivery_prove(&d, &key->key, result, err);
+	kt_delivery_free(&d);
+	return rc;
+}
+
 /* --- backup.create --------------------------------------------------------------------------------------------- */
 
 static kt_code add_note(cJSON *notes, const char *text, kt_err *err)
@@ -146,19 +198,30 @@ static kt_code say_made(const char *archive, const kt_archive_made *made, cJSON 
 	KT_TRY(kt_json_add_int(result, "archive_bytes", (int64_t)made->archive_bytes, err));
 	KT_TRY(kt_json_add_str(result, "sha256", made->sha256, err));
 	KT_TRY(kt_json_add_str(result, "manifest_sha256", made->manifest_sha256, err));
+	KT_TRY(kt_json_add_bool(result, "encrypted", made->sealed, err));
 	return say_notes(made, result, err);
 }
 
 static kt_code create(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	const char *archive;
+	int64_t rate;
+	backup_key key;
 	kt_archive_source source;
 	kt_archive_made made;
 	KT_TRY(kt_arg_path(args, "archive", &archive, err));
+	KT_TRY(kt_json_opt_int(args, "rate", 0, 0, INT64_C(1) << 52, &rate, err));
 	KT_TRY(kt_backup_source(ctx, args, &source, err));
-	reporter r = {.ctx = ctx, .what = "backing up"};
-	const kt_archive_hooks hooks = {.progress = report, .arg = &r};
-	kt_code rc = kt_archive_create(archive, &source, &hooks, &made, err);
+	kt_code rc = read_key(ctx, args, &key, err);
+	if (rc == KT_OK)
+		rc = prove_key(ctx, args, &key, result, err);
+	if (rc == KT_OK) {
+		reporter r = {.ctx = ctx, .what = "backing up"};
+		const kt_archive_hooks hooks = {.progress = report, .arg = &r};
+		const kt_archive_how how = {.seal = key.use, .rate = (uint64_t)rate, .hooks = &hooks};
+		rc = kt_archive_create(archive, &source, &how, &made, err);
+	}
+	kt_secret_free(&key.key);
 	kt_backup_source_free(&source);
 	return rc == KT_OK ? say_made(archive, &made, result, err) : rc;
 }
@@ -170,13 +233,32 @@ kt_status kt_action_backup_create(kt_agent_ctx *ctx, const cJSON *args, cJSON *r
 
 /* --- backup.check ---------------------------------------------------------------------------------------------- */
 
-static kt_code open_archive(const cJSON *args, kt_archive_reader **out, kt_err *err)
+/* An archive that is being read, and the key that it needs so long. */
+typedef struct opened {
+	backup_key key;
+	kt_archive_reader *reader;
+} opened;
+
+static void close_archive(opened *o)
+{
+	kt_archive_close(o->reader);
+	kt_secret_free(&o->key.key);
+}
+
+/* On failure there is nothing to close. */
+static kt_code open_archive(const kt_agent_ctx *ctx, const cJSON *args, opened *out, kt_err *err)
 {
 	const char *archive;
 	const char *sha256;
+	out->reader = NULL;
 	KT_TRY(kt_arg_path(args, "archive", &archive, err));
 	KT_TRY(kt_json_str(args, "sha256", &sha256, err));
-	return kt_archive_open(archive, sha256, out, err);
+	kt_code rc = read_key(ctx, args, &out->key, err);
+	if (rc == KT_OK)
+		rc = kt_archive_open(archive, sha256, out->key.use, &out->reader, err);
+	if (rc != KT_OK)
+		close_archive(out);
+	return rc;
 }
 
 /* The folder is 0700: who is to look at what was restored must own it. */
@@ -212,46 +294,63 @@ static kt_code run_check(kt_agent_ctx *ctx, const cJSON *check, const char *scra
 	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "the test restore does not open");
 }
 
-static kt_code check_in(kt_agent_ctx *ctx, kt_archive_reader *reader, const char *scratch, const cJSON *check,
-			cJSON *result, kt_err *err)
+/* Unpack into `folder`, and look for keys in what comes out (S6): also by somebody who made no backup himself. */
+static kt_code unpack(kt_agent_ctx *ctx, const cJSON *args, opened *o, const char *folder, const char *ignore,
+		      cJSON *result, kt_err *err)
 {
+	kt_archive_source keys = {0};
+	kt_keyscan *scan = NULL;
 	kt_manifest manifest;
 	uint64_t files;
 	uint64_t bytes;
-	reporter r = {.ctx = ctx, .what = "test restore"};
-	const kt_archive_hooks hooks = {.progress = report, .arg = &r};
-	KT_TRY(kt_archive_extract(reader, scratch, KT_SCRATCH_MARK, &hooks, &manifest, err));
+	reporter r = {.ctx = ctx, .what = ignore ? "test restore" : "restoring"};
+	kt_code rc = resolve_secrets(ctx, args, &keys, err);
+	if (rc == KT_OK)
+		rc = kt_keyscan_new(keys.secrets, keys.secret_n, &scan, err);
+	if (rc == KT_OK) {
+		const kt_archive_hooks hooks = {.progress = report, .arg = &r, .scan = scan};
+		rc = kt_archive_extract(o->reader, folder, ignore, &hooks, &manifest, err);
+	}
+	kt_keyscan_free(scan);
+	kt_backup_source_free(&keys);
+	KT_TRY(rc);
 	kt_manifest_totals(&manifest, &files, &bytes);
 	kt_manifest_free(&manifest);
+	KT_TRY(kt_json_add_int(result, "files", (int64_t)files, err));
+	return kt_json_add_int(result, "bytes", (int64_t)bytes, err);
+}
+
+static kt_code check_in(kt_agent_ctx *ctx, const cJSON *args, opened *o, const char *scratch, const cJSON *check,
+			cJSON *result, kt_err *err)
+{
+	KT_TRY(unpack(ctx, args, o, scratch, KT_SCRATCH_MARK, result, err));
 	if (check)
 		KT_TRY(run_check(ctx, check, scratch, err));
-	KT_TRY(kt_json_add_int(result, "files", (int64_t)files, err));
-	KT_TRY(kt_json_add_int(result, "bytes", (int64_t)bytes, err));
 	return kt_json_add_bool(result, "checked", check != NULL, err);
 }
 
 static kt_code check(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	const char *scratch;
-	kt_archive_reader *reader = NULL;
+	opened o;
 	const cJSON *command = cJSON_GetObjectItemCaseSensitive(args, "check");
 	if (cJSON_IsNull(command))
 		command = NULL;
 	if (command && !cJSON_IsObject(command))
 		return kt_fail(err, KT_E_INPUT, NULL, "check is not a command");
 	KT_TRY(kt_arg_path(args, "scratch", &scratch, err));
-	KT_TRY(open_archive(args, &reader, err));
+	KT_TRY(open_archive(ctx, args, &o, err));
 	kt_code rc = kt_scratch_make(scratch, err);
 	if (rc == KT_OK) {
 		kt_err late = KT_ERR_INIT;
-		rc = check_in(ctx, reader, scratch, command, result, err);
+		rc = check_in(ctx, args, &o, scratch, command, result, err);
 		kt_code removed = kt_tree_remove(scratch, &late);
 		if (rc == KT_OK && removed != KT_OK) {
 			*err = late;
 			rc = removed;
 		}
 	}
-	kt_archive_close(reader);
+	close_archive(&o);
 	return rc;
 }
 
@@ -281,16 +380,36 @@ static kt_code restore_from(kt_agent_ctx *ctx, kt_archive_reader *reader, const 
 	return kt_json_add_int(result, "written", (int64_t)written, err);
 }
 
+/* Beside, not in place: into a folder that is made for it, so that nothing can be overwritten. */
+static kt_code restore_into(kt_agent_ctx *ctx, const cJSON *args, opened *o, const char *into, cJSON *result,
+			    kt_err *err)
+{
+	if (mkdir(into, 0700) != 0)
+		return kt_fail_errno(err, errno, "name a folder that is not there yet, in one that is",
+				     "the folder %s cannot be made", into);
+	kt_code rc = unpack(ctx, args, o, into, NULL, result, err);
+	if (rc != KT_OK)
+		KT_IGNORE(kt_tree_remove(into, NULL));
+	return rc;
+}
+
 static kt_code restore(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
-	kt_archive_reader *reader = NULL;
+	opened o;
 	const char *keep;
+	const char *into = NULL;
 	KT_TRY(kt_json_opt_str(args, "keep", NULL, &keep, err));
 	if (keep)
 		KT_TRY(kt_name_check("run", keep, err));
-	KT_TRY(open_archive(args, &reader, err));
-	kt_code rc = restore_from(ctx, reader, keep, result, err);
-	kt_archive_close(reader);
+	if (cJSON_HasObjectItem(args, "into"))
+		KT_TRY(kt_arg_path(args, "into", &into, err));
+	if (!into && strcmp(ctx->run, "-") == 0)
+		return kt_fail(err, KT_E_REFUSED, "take the run back (keyturn rollback), or name another folder",
+			       "a backup is put back in place in a run alone");
+	KT_TRY(open_archive(ctx, args, &o, err));
+	kt_code rc =
+		into ? restore_into(ctx, args, &o, into, result, err) : restore_from(ctx, o.reader, keep, result, err);
+	close_archive(&o);
 	return rc;
 }
 

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent/delivery.h"
 #include "agent/keyref.h"
 #include "agent/redact.h"
 #include "agent/runlock.h"
@@ -14,8 +15,6 @@
 #include "agent/transportfile.h"
 #include "base/codec.h"
 #include "base/file.h"
-
-enum { LABEL_MAX = 256, NONCE_HEX_MIN = 32, NONCE_HEX_MAX = 2 * KT_PROOF_NONCE_MAX };
 
 /* --- key.transport, key.retire ----------------------------------------------------------------------------------- */
 
@@ -99,96 +98,47 @@ kt_status kt_action_key_retire(kt_agent_ctx *ctx, const cJSON *args, cJSON *resu
 /* --- key.receive ----------------------------------------------------------------------------------------------------
  */
 
-typedef struct delivery {
-	const char *slot;
-	const char *label;
-	bool keep;
-	kt_blob blob;
-	kt_buf nonce;
-} delivery;
-
-static kt_code check_purpose(const kt_agent_ctx *ctx, const delivery *d, kt_err *err)
-{
-	char label[LABEL_MAX];
-	const kt_blob *b = &d->blob;
-	(void)snprintf(label, sizeof label, "keyturn-proof/1:%s:%s", ctx->run, ctx->node);
-	if (strcmp(d->label, label) != 0)
-		return kt_fail(err, KT_E_REFUSED, NULL, "a proof labelled \"%.100s\" is asked for, not \"%s\"",
-			       d->label, label);
-	if (b->purpose != KT_BLOB_TRANSPORT && b->purpose != KT_BLOB_REHEARSAL)
-		return kt_fail(err, KT_E_INPUT, NULL, "a wrapped key for %s was sent, not one for transport",
-			       kt_blob_purpose_name(b->purpose));
-	if (d->keep && b->purpose != KT_BLOB_TRANSPORT)
-		return kt_fail(err, KT_E_REFUSED, NULL, "a rehearsal key is never kept");
-	if (strcmp(b->node, ctx->node) != 0 || strcmp(b->run, ctx->run) != 0)
-		return kt_fail(err, KT_E_REFUSED, "wrap one for this node and run",
-			       "the wrapped key is for node \"%s\" in run \"%s\"", b->node, b->run);
-	return KT_OK;
-}
-
-static kt_code read_delivery(const cJSON *args, delivery *d, kt_err *err)
-{
-	const cJSON *blob;
-	const char *nonce;
-	KT_TRY(kt_json_str(args, "slot", &d->slot, err));
-	KT_TRY(kt_name_check("slot", d->slot, err));
-	KT_TRY(kt_json_bool(args, "keep", &d->keep, err));
-	KT_TRY(kt_json_str(args, "label", &d->label, err));
-	KT_TRY(kt_json_str(args, "nonce", &nonce, err));
-	size_t n = strlen(nonce);
-	if (n < NONCE_HEX_MIN || n > NONCE_HEX_MAX)
-		return kt_fail(err, KT_E_INPUT, NULL, "\"nonce\" must be 16 to %d bytes in hex",
-			       (int)KT_PROOF_NONCE_MAX);
-	KT_TRY(kt_hex_decode(nonce, n, &d->nonce, err));
-	KT_TRY(kt_json_object(args, "blob", &blob, err));
-	return kt_blob_from_json(blob, &d->blob, err);
-}
-
-static kt_code prove(const delivery *d, const kt_secret *key, cJSON *result, kt_err *err)
-{
-	uint8_t proof[KT_PROOF_LEN];
-	char kcv[KT_KCV_TEXT];
-	kt_buf hex = KT_BUF_INIT;
-	KT_TRY(kt_kcv_of(key, kcv, err));
-	KT_TRY(kt_proof_of(key, d->label, d->nonce.data, d->nonce.len, proof, err));
-	kt_code rc = kt_hex_encode(proof, sizeof proof, &hex, err);
-	if (rc == KT_OK)
-		rc = kt_json_add_str(result, "kcv", kcv, err);
-	if (rc == KT_OK)
-		rc = kt_json_add_str(result, "proof", kt_buf_cstr(&hex), err);
-	kt_buf_free(&hex);
-	return rc;
-}
-
-/* Keep it, and prove possession with what is then read back from where it is kept. */
-static kt_code take(kt_agent_ctx *ctx, const delivery *d, cJSON *result, kt_err *err)
+/* Keep it in the slot, and prove possession with what is then read back from where it is kept. */
+static kt_code take(kt_agent_ctx *ctx, const kt_delivery *d, const char *slot, cJSON *result, kt_err *err)
 {
 	kt_secret key;
 	KT_TRY(kt_slot_unwrap(ctx->state, &d->blob, &key, err));
 	kt_code rc = KT_OK;
-	if (d->keep) {
-		rc = kt_slot_keep(ctx->state, d->slot, &d->blob, err);
+	if (slot) {
+		rc = kt_slot_keep(ctx->state, slot, &d->blob, err);
 		kt_secret_free(&key);
 		if (rc == KT_OK)
-			rc = kt_slot_open(ctx->state, d->slot, &key, err);
+			rc = kt_slot_open(ctx->state, slot, &key, err);
 	}
 	if (rc == KT_OK)
-		rc = prove(d, &key, result, err);
+		rc = kt_delivery_prove(d, &key, result, err);
 	kt_secret_free(&key);
 	return rc;
 }
 
+/* What may be kept: a key for transport, in a run. */
+static kt_code check_kept(const kt_agent_ctx *ctx, const kt_delivery *d, kt_err *err)
+{
+	if (strcmp(ctx->run, "-") == 0)
+		return kt_fail(err, KT_E_REFUSED, NULL, "a key is kept in a run only");
+	if (d->blob.purpose != KT_BLOB_TRANSPORT)
+		return kt_fail(err, KT_E_REFUSED, NULL, "a rehearsal key is never kept");
+	return KT_OK;
+}
+
 static kt_code receive(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
-	delivery d = {0};
-	kt_code rc = read_delivery(args, &d, err);
-	if (rc == KT_OK && d.keep && strcmp(ctx->run, "-") == 0)
-		rc = kt_fail(err, KT_E_REFUSED, NULL, "a key is kept in a run only");
+	kt_delivery d;
+	const char *slot;
+	bool keep;
+	KT_TRY(kt_json_str(args, "slot", &slot, err));
+	KT_TRY(kt_name_check("slot", slot, err));
+	KT_TRY(kt_json_bool(args, "keep", &keep, err));
+	KT_TRY(kt_delivery_read(ctx, args, &d, err));
+	kt_code rc = keep ? check_kept(ctx, &d, err) : KT_OK;
 	if (rc == KT_OK)
-		rc = check_purpose(ctx, &d, err);
-	if (rc == KT_OK)
-		rc = take(ctx, &d, result, err);
-	kt_buf_free(&d.nonce);
+		rc = take(ctx, &d, keep ? slot : NULL, result, err);
+	kt_delivery_free(&d);
 	return rc;
 }
 

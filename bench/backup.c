@@ -95,7 +95,7 @@ static kt_code run_check(const kt_archive_made *made, int64_t *ms, kt_err *err)
 	(void)snprintf(scratch, sizeof scratch, "%s/scratch", root);
 	KT_TRY(kt_file_mkdirs(scratch, 0700, err));
 	int64_t start = kt_clock_mono_ms();
-	KT_TRY(kt_archive_open(archive, made->sha256, &r, err));
+	KT_TRY(kt_archive_open(archive, made->sha256, NULL, &r, err));
 	kt_code rc = kt_archive_extract(r, scratch, NULL, NULL, &m, err);
 	*ms = kt_clock_mono_ms() - start;
 	kt_archive_close(r);

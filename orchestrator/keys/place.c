@@ -56,7 +56,9 @@ static kt_code of_file(const kt_keys *k, const char *text, kt_place *out, kt_err
 static bool is_named(const cJSON *key, const char *text)
 {
 	const char *id = kt_ledger_text(key, "id");
-	return strcmp(id, text) == 0 || kt_ledger_is(key, "label", text) || kt_ledger_is(key, "run", text) ||
+	bool made =
+		kt_ledger_is(key, "run", text) && !kt_ledger_is(key, "kind", "backup"); /* a run's key is the new one */
+	return strcmp(id, text) == 0 || kt_ledger_is(key, "label", text) || made ||
 	       (strlen(text) >= SHORT_ID && strncmp(id, text, strlen(text)) == 0);
 }
 

@@ -31,7 +31,7 @@ static const cJSON *known_by_blob(const recovery *r)
 	kt_blob blob;
 	for (size_t i = 0; i < r->what->n; i++)
 		if (kt_blob_read(r->what->paths[i], &blob, NULL) == KT_OK)
-			return kt_view_find(r->k->view, "", "cluster", blob.kcv);
+			return kt_view_carried(r->k->view, blob.kcv);
 	return NULL;
 }
 

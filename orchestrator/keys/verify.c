@@ -100,7 +100,7 @@ static kt_code verify_known(verifying *v, kt_err *err)
 static const cJSON *known_of(const kt_keys *k, const char *path)
 {
 	kt_blob blob;
-	return kt_blob_read(path, &blob, NULL) == KT_OK ? kt_view_find(k->view, "", "cluster", blob.kcv) : NULL;
+	return kt_blob_read(path, &blob, NULL) == KT_OK ? kt_view_carried(k->view, blob.kcv) : NULL;
 }
 
 static size_t count(const cJSON *rows, const char *status)

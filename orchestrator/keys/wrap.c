@@ -260,7 +260,7 @@ kt_code kt_keys_escrow(kt_keys *k, const char *key, cJSON *result, kt_err *err)
 static kt_code entry_of(kt_keys *k, const kt_blob *blob, cJSON **entry, const cJSON **known, kt_err *err)
 {
 	*entry = NULL;
-	*known = kt_view_find(k->view, "", "cluster", blob->kcv);
+	*known = kt_view_carried(k->view, blob->kcv);
 	return *known ? kt_keys_entry(k, *known, entry, err) : KT_OK;
 }
 

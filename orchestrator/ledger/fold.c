@@ -8,7 +8,7 @@
 #include "orchestrator/ledger/internal.h"
 #include "orchestrator/ledger/view.h"
 
-/* Invariant: `from` and `to` belong to `keys`; `to` is NULL until the run has made its key. */
+/* Invariant: `from`, `to` and `backup` belong to `keys`; the last two are NULL until the run has made them. */
 typedef struct fold {
 	cJSON *keys;
 	char run[KT_RUN_MAX + 1];
@@ -16,8 +16,9 @@ typedef struct fold {
 	kt_engine *engine;
 	cJSON *from;
 	cJSON *to;
-	bool active; /* `to` has opened the data */
-	bool turned; /* the run has ended turned, and was not taken back */
+	cJSON *backup; /* the key that its backups are encrypted with */
+	bool active;   /* `to` has opened the data */
+	bool turned;   /* the run has ended turned, and was not taken back */
 } fold;
 
 /* --- The two keys of a run ---------------------------------------------------------------------------------------- */
@@ -55,27 +56,35 @@ static void uri_of(const fold *f, const char *id, char out[KT_LEDGER_PATH])
 		n += snprintf(out + n, KT_LEDGER_PATH - (size_t)n, "%%%.2s", id + i);
 }
 
-static kt_code on_generate(fold *f, const cJSON *result, int64_t time_ms, kt_err *err)
+/* A key that the run made, in *out; *made is false when it made it before: a coordinator died between intent and
+ * outcome, or the step was done again. */
+static kt_code made_key(fold *f, const cJSON *result, const char *label_at, const char *kind, cJSON **out, bool *made,
+			kt_err *err)
 {
 	const char *id, *label, *kcv;
 	char uri[KT_LEDGER_PATH];
 	KT_TRY(kt_json_str(result, "id", &id, err));
-	KT_TRY(kt_json_str(result, "label", &label, err));
+	KT_TRY(kt_json_str(result, label_at, &label, err));
 	KT_TRY(kt_json_str(result, "kcv", &kcv, err));
 	uri_of(f, id, uri);
-	const kt_ledger_new made = {.id = id, .label = label, .uri = uri, .kind = "cluster", .kcv = kcv};
-	f->to = kt_ledger_element(f->keys, "id", id);
-	if (!f->to)
-		KT_TRY(kt_ledger_add_key(f->keys, &made, &f->to, err));
-	if (kt_ledger_member(f->to, "run"))
-		return KT_OK; /* made again, the same: a coordinator died between intent and outcome */
-	KT_TRY(kt_json_add_str(f->to, "run", f->run, err));
-	return kt_ledger_add_event(f->to, KT_KEY_PRE_ACTIVE, time_ms, f->run, "made by the run", err);
+	const kt_ledger_new key = {.id = id, .label = label, .uri = uri, .kind = kind, .kcv = kcv};
+	*out = kt_ledger_element(f->keys, "id", id);
+	if (!*out)
+		KT_TRY(kt_ledger_add_key(f->keys, &key, out, err));
+	*made = kt_ledger_member(*out, "run") == NULL;
+	return *made ? kt_json_add_str(*out, "run", f->run, err) : KT_OK;
+}
+
+static kt_code on_generate(fold *f, const cJSON *result, int64_t time_ms, kt_err *err)
+{
+	bool made;
+	KT_TRY(made_key(f, result, "label", "cluster", &f->to, &made, err));
+	return made ? kt_ledger_add_event(f->to, KT_KEY_PRE_ACTIVE, time_ms, f->run, "made by the run", err) : KT_OK;
 }
 
 /* --- Escrows and backups ------------------------------------------------------------------------------------------ */
 
-static kt_code on_escrow(fold *f, const cJSON *result, int64_t time_ms, kt_err *err)
+static kt_code on_escrow(const fold *f, cJSON *key, const cJSON *result, int64_t time_ms, kt_err *err)
 {
 	const kt_ledger_escrow own = {.path = kt_ledger_text(result, "path"),
 				      .custodian = "",
@@ -83,19 +92,29 @@ static kt_code on_escrow(fold *f, const cJSON *result, int64_t time_ms, kt_err *
 				      .under_kcv = kt_ledger_text(result, "wrapping_kcv"),
 				      .time_ms = time_ms};
 	const cJSON *custodians = kt_ledger_member(result, "custodians");
-	if (!f->to)
+	if (!key)
 		return kt_fail(err, KT_E_AUDIT, NULL, "run %s escrowed a key that it had not made", f->run);
-	KT_TRY(kt_ledger_escrowed(f->to, &own, err));
-	KT_TRY(kt_ledger_proved(f->to, result, err));
+	KT_TRY(kt_ledger_escrowed(key, &own, err));
+	KT_TRY(kt_ledger_proved(key, result, err));
 	for (const cJSON *c = custodians ? custodians->child : NULL; c; c = c->next) {
 		const kt_ledger_escrow e = {.path = kt_ledger_text(c, "path"),
 					    .custodian = kt_ledger_text(c, "name"),
 					    .under = kt_ledger_text(c, "spki_sha256"),
 					    .under_kcv = "",
 					    .time_ms = time_ms};
-		KT_TRY(kt_ledger_escrowed(f->to, &e, err));
+		KT_TRY(kt_ledger_escrowed(key, &e, err));
 	}
 	return KT_OK;
+}
+
+static kt_code on_backup_key(fold *f, const cJSON *result, int64_t time_ms, kt_err *err)
+{
+	bool made;
+	KT_TRY(made_key(f, result, "key_label", "backup", &f->backup, &made, err));
+	if (made)
+		KT_TRY(kt_ledger_add_event(f->backup, KT_KEY_ACTIVE, time_ms, f->run, "made for the run's backups",
+					   err));
+	return on_escrow(f, f->backup, result, time_ms, err);
 }
 
 static bool has_need(const cJSON *key, const char *what, const char *node)
@@ -107,15 +126,19 @@ static bool has_need(const cJSON *key, const char *what, const char *node)
 	return false;
 }
 
-/* The data in a backup is under the old key. */
-static kt_code on_backup(fold *f, const kt_event *ev, kt_err *err)
+static kt_code backup_needs(const fold *f, cJSON *key, const kt_event *ev, kt_err *err)
 {
 	const char *archive = kt_ledger_text(ev->result, "archive");
-	if (!f->from)
+	if (!key || (ev->attempt > 1 && has_need(key, archive, ev->node)))
 		return KT_OK;
-	if (ev->attempt > 1 && has_need(f->from, archive, ev->node))
-		return KT_OK;
-	return kt_ledger_add_need(f->from, "backup", archive, ev->node, f->run, err);
+	return kt_ledger_add_need(key, "backup", archive, ev->node, f->run, err);
+}
+
+/* The data in a backup is under the old key, and the backup itself under the backup key. */
+static kt_code on_backup(const fold *f, const kt_event *ev, kt_err *err)
+{
+	KT_TRY(backup_needs(f, f->from, ev, err));
+	return cJSON_IsTrue(kt_ledger_member(ev->result, "encrypted")) ? backup_needs(f, f->backup, ev, err) : KT_OK;
 }
 
 /* --- Event by event ----------------------------------------------------------------------------------------------- */
@@ -134,7 +157,9 @@ static kt_code on_outcome(fold *f, const kt_event *ev, int64_t time_ms, kt_err *
 	if (strcmp(verb, "key.generate") == 0)
 		return on_generate(f, ev->result, time_ms, err);
 	if (strcmp(verb, "key.escrow") == 0)
-		return on_escrow(f, ev->result, time_ms, err);
+		return on_escrow(f, f->to, ev->result, time_ms, err);
+	if (strcmp(verb, "backup.key") == 0)
+		return on_backup_key(f, ev->result, time_ms, err);
 	return strcmp(verb, "backup.create") == 0 ? on_backup(f, ev, err) : KT_OK;
 }
 
@@ -152,6 +177,14 @@ static kt_code taken_back(fold *f, int64_t time_ms, kt_err *err)
 	return KT_OK;
 }
 
+/* Nothing new is encrypted under the backup key of a run that is over; a rollback of it still opens its backups. */
+static kt_code retire_backup_key(const fold *f, int64_t time_ms, kt_err *err)
+{
+	if (!f->backup || kt_ledger_element(kt_ledger_member(f->backup, "history"), "state", "deactivated"))
+		return KT_OK;
+	return kt_ledger_add_event(f->backup, KT_KEY_DEACTIVATED, time_ms, f->run, "the run is over", err);
+}
+
 /* Where the run stands now that the event was applied. */
 static kt_code on_progress(fold *f, const kt_event *ev, int64_t time_ms, kt_err *err)
 {
@@ -162,6 +195,8 @@ static kt_code on_progress(fold *f, const kt_event *ev, int64_t time_ms, kt_err 
 	}
 	if (ev->kind != KT_EVENT_END)
 		return KT_OK;
+	if (kt_run_state_final(ev->state))
+		KT_TRY(retire_backup_key(f, time_ms, err));
 	if (ev->state == KT_RUN_ROLLED_BACK)
 		return taken_back(f, time_ms, err);
 	if (ev->state != KT_RUN_TURNED || f->turned)
@@ -224,15 +259,17 @@ static kt_code on_entry(void *user, const kt_entry *e, kt_err *err)
 	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "entry %lld of the journal", (long long)e->seq);
 }
 
-/* As long as a run is not over, both its keys may be what opens the data. */
+/* As long as a run is not over, both its keys may be what opens the data, and its backups may be needed. */
 static kt_code needs_of_open_run(fold *f, kt_err *err)
 {
 	kt_run_state s = kt_engine_state(f->engine).state;
 	if (kt_run_state_final(s))
 		return KT_OK;
-	if (f->from)
-		KT_TRY(kt_ledger_add_need(f->from, "run", "a run that is not over", "", f->run, err));
-	return f->to ? kt_ledger_add_need(f->to, "run", "a run that is not over", "", f->run, err) : KT_OK;
+	cJSON *const keys[] = {f->from, f->to, f->backup};
+	for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+		if (keys[i])
+			KT_TRY(kt_ledger_add_need(keys[i], "run", "a run that is not over", "", f->run, err));
+	return KT_OK;
 }
 
 kt_code kt_ledger_told(kt_journal *j, cJSON **out, kt_err *err)

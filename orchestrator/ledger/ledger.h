@@ -26,7 +26,7 @@ typedef struct kt_ledger_new {
 	const char *id;            /* hex of CKA_ID; of a file: random; "kcv-a1b2c3" for one that came from elsewhere */
 	const char *label;         /* "" when it has none */
 	const char *uri;           /* without a pin-source */
-	const char *kind;          /* cluster, wrapping, custodian */
+	const char *kind;          /* cluster, wrapping, custodian, backup */
 	const char *kcv;           /* "" when it is not known yet */
 	int64_t cryptoperiod_days; /* 0: none */
 } kt_ledger_new;

@@ -325,6 +325,12 @@ const cJSON *kt_view_find(const cJSON *keys, const char *id, const char *kind, c
 	return found;
 }
 
+const cJSON *kt_view_carried(const cJSON *keys, const char *kcv)
+{
+	const cJSON *cluster = kt_view_find(keys, "", "cluster", kcv);
+	return cluster ? cluster : kt_view_find(keys, "", "backup", kcv);
+}
+
 kt_key_state kt_view_state(const cJSON *key)
 {
 	return state_of(key);

@@ -28,6 +28,8 @@ KT_MUST_CHECK kt_code kt_ledger_view(const kt_ledger *l, const cJSON *told, cons
 /* The key with this id; else the one with this check value and kind (a key that came from elsewhere has no other name).
  * NULL when there is none. */
 const cJSON *kt_view_find(const cJSON *keys, const char *id, const char *kind, const char *kcv);
+/* The key that a wrapped key says it carries: of this check value, and no wrapping key. NULL when there is none. */
+const cJSON *kt_view_carried(const cJSON *keys, const char *kcv);
 /* Its state, and what an entry of the ledger for it begins with. */
 kt_key_state kt_view_state(const cJSON *key);
 kt_ledger_new kt_view_describe(const cJSON *key);

@@ -167,6 +167,47 @@ static bool uses_backup(const cJSON *with, const char *step)
 	return is_ref(with, "archive", step, "archive") && is_ref(with, "sha256", step, "sha256");
 }
 
+/* Is it always done, and on every node that the other is done on? */
+static bool covers(const kt_step_view *s, const kt_step_view *other)
+{
+	return always(s) && (on(s, "all") || strcmp(s->on, other->on) == 0);
+}
+
+/* What is encrypted can be opened again: it is proved that its key is the one that was escrowed and recovered. */
+static kt_code backup_key_is_kept(const kt_playbook_view *v, size_t b, kt_err *err)
+{
+	const kt_step_view *s = &v->steps[b];
+	size_t k = find(v, 0, b, "backup.key", "once");
+	size_t w = k;
+	while (w < b && !(does(&v->steps[w], "backup.wrap") && covers(&v->steps[w], s)))
+		w++;
+	if (w == b || !cJSON_IsTrue(member(member(v->steps[k].json, "expect"), "recovered")))
+		return kt_playbook_fault(
+			v, b, ".with.blob", err, NULL,
+			"S3: before it come backup.key, which must \"expect\" {\"recovered\": true}, and "
+			"backup.wrap for the same nodes");
+	const char *name = v->steps[w].name;
+	if (!is_ref(s->with, "blob", name, "blob") || !is_ref(member(s->json, "expect"), "proof", name, "expect"))
+		return kt_playbook_fault(v, b, ".with.blob", err, NULL,
+					 "S3: the backup's key is \"${%s.blob}\", and it must \"expect\" {\"proof\": "
+					 "\"${%s.expect}\"}",
+					 name, name);
+	return KT_OK;
+}
+
+/* What opens the backup later is what it was made with; or none is encrypted. */
+static kt_code same_backup_key(const kt_playbook_view *v, size_t b, size_t c, kt_err *err)
+{
+	const char *made = text(v->steps[b].with, "blob");
+	const cJSON *undo = member(member(v->steps[v->rekey].json, "undo"), "with");
+	if (strcmp(made, text(v->steps[c].with, "blob")) != 0 || strcmp(made, text(undo, "blob")) != 0)
+		return kt_playbook_fault(
+			v, b, ".with", err, NULL,
+			"S3: backup, test restore and the rekey's \"undo\" must have the same \"blob\", "
+			"or none");
+	return made[0] ? backup_key_is_kept(v, b, err) : KT_OK;
+}
+
 static kt_code backup_is_tested(kt_playbook_view *v, kt_err *err)
 {
 	size_t gate = find(v, 0, v->rekey, "gate.check", "all");
@@ -188,7 +229,7 @@ static kt_code backup_is_tested(kt_playbook_view *v, kt_err *err)
 		return kt_playbook_fault(v, v->rekey, undo ? ".undo" : "", err, NULL,
 					 "S3: the rekey's \"undo\" must restore the backup of step \"%s\"",
 					 v->steps[b].name);
-	return KT_OK;
+	return same_backup_key(v, b, c, err);
 }
 
 static kt_code key_is_escrowed(kt_playbook_view *v, kt_err *err)

@@ -29,6 +29,7 @@ typedef struct call {
 	const char *run;
 	const char *node;        /* NULL: none */
 	const char *spki_sha256; /* as of kt_hsm_command */
+	bool backup;             /* about the run's backup key, not its cluster key */
 } call;
 
 /* --- what a probe found ------------------------------------------------------------------------------------------- */
@@ -157,6 +158,7 @@ static kt_code make_args(const call *c, cJSON **out, kt_err *err)
 	KT_TRY(kt_json_add_str(*out, "escrow_key", c->hsm->opt.escrow_label, err));
 	if (c->run)
 		KT_TRY(kt_json_add_str(*out, "run", c->run, err));
+	KT_TRY(kt_json_add_bool(*out, "backup", c->backup, err));
 	return c->node ? kt_json_add_str(*out, "node", c->node, err) : KT_OK;
 }
 
@@ -206,7 +208,7 @@ kt_code kt_hsm_make_escrow_key(kt_hsm *hsm, bool *made, char *kcv, kt_err *err)
 	return escrow_key(hsm, "escrow_key.make", made, kcv, err);
 }
 
-/* --- key.escrow --------------------------------------------------------------------------------------------------- */
+/* --- key.escrow, backup.key --------------------------------------------------------------------------------------- */
 
 /* The custodians' public keys go along. */
 static kt_code add_custodian(const kt_custodian *custodian, cJSON *all, kt_err *err)
@@ -239,12 +241,12 @@ static kt_code add_custodians(const call *c, cJSON *args, kt_err *err)
 /* `custodian`: NULL for the escrow under the wrapping key. */
 static kt_code escrow_path(const call *c, const char *custodian, char path[PATH_LEN], kt_err *err)
 {
-	if (snprintf(path, PATH_LEN, "%s/escrow", c->hsm->opt.state) >= PATH_LEN - KT_RUN_MAX - KT_NAME_MAX - 9)
+	if (snprintf(path, PATH_LEN, "%s/escrow", c->hsm->opt.state) >= PATH_LEN - KT_RUN_MAX - KT_NAME_MAX - 16)
 		return kt_fail(err, KT_E_INPUT, "use a shorter path", "the path of the state folder is too long");
 	KT_TRY(kt_file_mkdirs(path, 0700, err));
 	size_t n = strlen(path);
-	(void)snprintf(path + n, PATH_LEN - n, "/%s%s%s.json", c->run, custodian ? "." : "",
-		       custodian ? custodian : "");
+	(void)snprintf(path + n, PATH_LEN - n, "/%s%s%s%s.json", c->run, c->backup ? "-backup" : "",
+		       custodian ? "." : "", custodian ? custodian : "");
 	return KT_OK;
 }
 
@@ -365,12 +367,17 @@ static kt_code add_pinned(const call *c, cJSON *args, kt_err *err)
 
 static const struct verb {
 	const char *name;
+	bool backup;                                                 /* of the run's backup key */
 	kt_code (*prepare)(const call *c, cJSON *args, kt_err *err); /* adds what the owner needs */
 	kt_code (*keep)(const call *c, cJSON *result, kt_err *err);  /* does the rest with what it answered */
 } verbs[] = {
-	{"hsm.check", add_custodians, probe_once},   {"key.generate", NULL, NULL},
-	{"key.escrow", add_custodians, escrow_keep}, {"key.wrap", add_pinned, NULL},
-	{"key.rehearse", add_pinned, NULL},
+	{"hsm.check", false, add_custodians, probe_once},
+	{"key.generate", false, NULL, NULL},
+	{"key.escrow", false, add_custodians, escrow_keep},
+	{"key.wrap", false, add_pinned, NULL},
+	{"key.rehearse", false, add_pinned, NULL},
+	{"backup.key", true, add_custodians, escrow_keep},
+	{"backup.wrap", true, add_pinned, NULL},
 };
 
 static const struct verb *find_verb(const char *name)
@@ -413,7 +420,12 @@ typedef struct one {
 
 static call call_of(const asked *a, const kt_hsm_command *command)
 {
-	return (call){.hsm = a->hsm, .run = a->run, .node = command->node, .spki_sha256 = command->spki_sha256};
+	const struct verb *v = find_verb(command->verb);
+	return (call){.hsm = a->hsm,
+		      .run = a->run,
+		      .node = command->node,
+		      .spki_sha256 = command->spki_sha256,
+		      .backup = v && v->backup};
 }
 
 static void fail_command(kt_hsm_command *command)

@@ -27,6 +27,7 @@ typedef struct call {
 	kt_token *token;
 	const char *cluster, *escrow_key, *run, *node, *pem, *spki_sha256;
 	unsigned accepts; /* formats, as of kt_blob_address */
+	bool backup;      /* about the run's backup key, not its cluster key */
 	const cJSON *blob, *custodians;
 	cJSON *result;
 } call;
@@ -42,6 +43,7 @@ static kt_code read_call(const kt_owner_task *task, call *c, kt_err *err)
 	KT_TRY(kt_json_opt_str(task->args, "pem", "", &c->pem, err));
 	KT_TRY(kt_json_opt_str(task->args, "spki_sha256", "", &c->spki_sha256, err));
 	KT_TRY(kt_json_opt_int(task->args, "accepts", 0, 0, (1 << KT_BLOB_FORMATS) - 1, &accepts, err));
+	KT_TRY(kt_json_opt_bool(task->args, "backup", false, &c->backup, err));
 	c->accepts = (unsigned)accepts;
 	c->blob = cJSON_GetObjectItemCaseSensitive(task->args, "blob");
 	c->custodians = cJSON_GetObjectItemCaseSensitive(task->args, "custodians");
@@ -83,16 +85,16 @@ static kt_code act_make_escrow_key(const call *c, kt_err *err)
 	return kt_json_add_str(c->result, "kcv", key.kcv, err);
 }
 
-/* The id of a run's cluster key: the same for the same run, so that a resumed run finds what it made. */
+/* The id of a run's cluster key, or backup key: the same for the same run, so that a resumed run finds what it made. */
 static kt_code cluster_key_name(const call *c, uint8_t id[ID_LEN], char label[KT_URI_OBJECT], kt_token_key_name *name,
 				kt_err *err)
 {
 	char text[256];
 	uint8_t sum[KT_SHA256_LEN];
-	(void)snprintf(text, sizeof text, "keyturn-key/1:%s:%s", c->cluster, c->run);
+	(void)snprintf(text, sizeof text, "keyturn-%s/1:%s:%s", c->backup ? "backup" : "key", c->cluster, c->run);
 	KT_TRY(kt_sha256(text, strlen(text), sum, err));
 	memcpy(id, sum, ID_LEN);
-	(void)snprintf(label, KT_URI_OBJECT, "keyturn:%s:%s", c->cluster, c->run);
+	(void)snprintf(label, KT_URI_OBJECT, "keyturn%s:%s:%s", c->backup ? "-backup" : "", c->cluster, c->run);
 	*name = (kt_token_key_name){.label = label, .id = id, .id_len = ID_LEN};
 	return KT_OK;
 }
@@ -245,17 +247,22 @@ static kt_code verb_probe(const kt_owner_task *task, kt_err *err)
 
 /* --- key.generate ------------------------------------------------------------------------------------------------- */
 
-static kt_code act_generate(const call *c, kt_err *err)
+static kt_code make_key(const call *c, kt_token_key *key, kt_err *err)
 {
 	uint8_t id[ID_LEN];
 	char label[KT_URI_OBJECT];
 	kt_token_key_name name;
-	kt_token_key key;
 	bool made;
 	KT_TRY(cluster_key_name(c, id, label, &name, err));
-	KT_TRY(kt_token_ensure_cluster_key(c->token, &name, true, &key, &made, err));
+	KT_TRY(kt_token_ensure_cluster_key(c->token, &name, true, key, &made, err));
 	KT_TRY(add_hex(c->result, "id", id, sizeof id, err));
-	KT_TRY(kt_json_add_str(c->result, "label", label, err));
+	return kt_json_add_str(c->result, c->backup ? "key_label" : "label", label, err);
+}
+
+static kt_code act_generate(const call *c, kt_err *err)
+{
+	kt_token_key key;
+	KT_TRY(make_key(c, &key, err));
 	return add_kcv(c->result, key.kcv, err);
 }
 
@@ -312,6 +319,18 @@ static kt_code act_escrow(const call *c, kt_err *err)
 	KT_TRY(add_proof(c, &key, err));
 	return add_kcv(c->result, key.kcv, err);
 }
+
+/* --- backup.key --------------------------------------------------------------------------------------------------- */
+
+/* Made and escrowed in one: it is of use only together. */
+static kt_code act_backup_key(const call *c, kt_err *err)
+{
+	kt_token_key key;
+	KT_TRY(make_key(c, &key, err));
+	return act_escrow(c, err);
+}
+
+/* --- key.recover -------------------------------------------------------------------------------------------------- */
 
 /* Both keys say the same of a fresh nonce. */
 static kt_code same_key(const call *c, const kt_token_key *key, const kt_token_key *again, kt_err *err)
@@ -425,6 +444,7 @@ VERB(make_escrow_key)
 VERB(check)
 VERB(generate)
 VERB(escrow)
+VERB(backup_key)
 VERB(recover)
 VERB(wrap)
 VERB(rehearse)
@@ -438,6 +458,8 @@ kt_code kt_hsm_serve(int argc, char **argv, kt_err *err)
 						    {"key.generate", verb_generate},
 						    {"key.escrow", verb_escrow},
 						    {"key.recover", verb_recover},
+						    {"backup.key", verb_backup_key},
+						    {"backup.wrap", verb_wrap},
 						    {"key.wrap", verb_wrap},
 						    {"key.rehearse", verb_rehearse},
 						    {0}};

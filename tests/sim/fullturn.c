@@ -102,7 +102,7 @@ static const struct answer {
 	{"gate.check", 300, 3000, "{'count':0,'findings':[],'quiet':true}"},
 	{"backup.create", 5000, 60000,
 	 "{'archive':'/var/backups/keyturn/" RUN
-	 "-%s.tar.zst','archive_bytes':412316860,'bytes':1073741824,'files':14823,"
+	 "-%s.ktbackup','archive_bytes':412316860,'bytes':1073741824,'files':14823,"
 	 "'manifest_sha256':'9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08','notes':["
 	 "'left out: /home/lookerops/looker/.cache','left out: /home/lookerops/looker/cmk (a key)'],"
 	 "'sha256':'2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae'}"},
@@ -123,10 +123,13 @@ static const struct answer {
 	{"drift.check", 0, 0, "{}"},
 	{"key.generate", HSM_MS, HSM_MS,
 	 "{'id':'4f1a','kcv':'c0ffee','kcv_method':'cmac-zero16','label':'cmk-" RUN "'}"},
+	{"backup.key", HSM_MS, HSM_MS,
+	 "{'id':'4f1b','kcv':'c0ffee','kcv_method':'cmac-zero16','path':'looker.state/escrow/" RUN
+	 "-backup.json','recovered':true}"},
 	{"key.escrow", HSM_MS, HSM_MS, "{'kcv':'c0ffee','path':'looker.state/escrow/" RUN ".json','recovered':true}"},
 };
 
-/* key.wrap and key.rehearse: a wrapped key, as wire/blob.h has it. */
+/* key.wrap, backup.wrap and key.rehearse: a wrapped key, as wire/blob.h has it. */
 static const char wrapped[] =
 	"{'blob':{'v':1,'purpose':'transport','format':'rsa-oaep-sha256','mechanism':'CKM_RSA_PKCS_OAEP','token':{"
 	"'label':'keyturn','manufacturer':'SoftHSM project','serial':'8d4b1f2c3a5e6f70','model':'SoftHSM v2'},"

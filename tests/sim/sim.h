@@ -102,12 +102,12 @@ struct sim_node {
 
 typedef struct sim_world {
 	sim_key data;
-	int64_t version;    /* counts writes of the application */
-	bool vague;         /* the probe did not know last time */
-	bool never_started; /* the rekey's node is certain of that */
-	bool backup, backup_checked;
+	int64_t version;                            /* counts writes of the application */
+	bool vague;                                 /* the probe did not know last time */
+	bool never_started;                         /* the rekey's node is certain of that */
+	bool backup, backup_checked, backup_sealed; /* the last: under the key that is escrowed */
 	int64_t backup_version, backup_id;
-	bool key_made, escrowed;
+	bool key_made, escrowed, backup_key_escrowed;
 	bool changed; /* anything but a look */
 	bool rekey_running;
 	unsigned rekey_started, rekey_completed;

@@ -176,11 +176,13 @@ static void sha_of(const sim_world *w, char out[SIM_TEXT])
 	(void)snprintf(out, SIM_TEXT, "sha-%d", (int)w->backup_id);
 }
 
+/* It opens with the key that it was made with alone. */
 static kt_code right_archive(const sim_world *w, const cJSON *args, kt_err *err)
 {
 	char sha[SIM_TEXT];
 	sha_of(w, sha);
-	if (w->backup && strcmp(text_arg(args, "sha256"), sha) == 0)
+	if (w->backup && w->backup_sealed && strcmp(text_arg(args, "blob"), "backup-blob-n0") == 0 &&
+	    strcmp(text_arg(args, "sha256"), sha) == 0)
 		return KT_OK;
 	return kt_fail(err, KT_E_IO, NULL, "the archive has another checksum");
 }
@@ -190,9 +192,11 @@ static kt_status act_backup(kt_agent_ctx *ctx, const cJSON *args, cJSON *result,
 	sim *s = sim_of(ctx);
 	sim_world *w = &s->w;
 	char sha[SIM_TEXT];
-	(void)args;
+	char proof[SIM_TEXT];
 	if (may(ctx, "no room for the backup", err) != KT_OK)
 		return KT_STATUS_FAILED;
+	(void)snprintf(proof, sizeof proof, "proof-%s", sim_goes_wrong(s) ? "of-another-key" : text_arg(args, "blob"));
+	w->backup_sealed = strcmp(proof, "proof-backup-blob-n0") == 0;
 	if (w->data != SIM_OLD || w->rekey_running)
 		sim_break(s, "S5: the backup is replaced by one of other data");
 	w->backup = true;
@@ -200,7 +204,8 @@ static kt_status act_backup(kt_agent_ctx *ctx, const cJSON *args, cJSON *result,
 	w->backup_version = w->version;
 	w->backup_id++;
 	sha_of(w, sha);
-	return kt_action_end(kt_json_add_str(result, "sha256", sha, err));
+	kt_code rc = kt_json_add_str(result, "sha256", sha, err);
+	return kt_action_end(rc == KT_OK ? kt_json_add_str(result, "proof", proof, err) : rc);
 }
 
 static kt_status act_backup_check(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)

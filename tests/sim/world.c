@@ -33,6 +33,8 @@ void sim_rekey_starts(sim *s)
 	}
 	if (!w->backup || !w->backup_checked || w->backup_version != w->version)
 		sim_break(s, "S3: the rekey starts without a tested backup of the data as it is");
+	if (!w->backup_sealed || !w->backup_key_escrowed)
+		sim_break(s, "S3: the rekey starts with a backup under a key that was not escrowed");
 	if (!w->escrowed)
 		sim_break(s, "S3: the rekey starts without a recovered escrow");
 	w->rekey_running = true;
@@ -83,12 +85,20 @@ static void escrow(sim *s, cJSON *result)
 	(void)cJSON_AddBoolToObject(result, "recovered", good);
 }
 
+static void backup_key(sim *s, cJSON *result)
+{
+	bool good = !sim_goes_wrong(s);
+	s->w.backup_key_escrowed = good;
+	(void)cJSON_AddBoolToObject(result, "recovered", good);
+}
+
 static void wrap(const kt_command *cmd, cJSON *result)
 {
 	char text[SIM_TEXT];
-	(void)snprintf(text, sizeof text, "blob-%s", cmd->node);
+	const char *kind = strcmp(cmd->verb, "backup.wrap") == 0 ? "backup-" : "";
+	(void)snprintf(text, sizeof text, "%sblob-%s", kind, cmd->node);
 	(void)cJSON_AddStringToObject(result, "blob", text);
-	(void)snprintf(text, sizeof text, "proof-blob-%s", cmd->node);
+	(void)snprintf(text, sizeof text, "proof-%sblob-%s", kind, cmd->node);
 	(void)cJSON_AddStringToObject(result, "expect", text);
 }
 
@@ -101,6 +111,8 @@ void sim_world_act(sim_coord *c, const kt_command *cmd, kt_status *status, cJSON
 		generate(c->s, result);
 	else if (strcmp(cmd->verb, "key.escrow") == 0)
 		escrow(c->s, result);
+	else if (strcmp(cmd->verb, "backup.key") == 0)
+		backup_key(c->s, result);
 	else
 		wrap(cmd, result);
 }

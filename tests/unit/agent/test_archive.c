@@ -65,7 +65,7 @@ static kt_manifest verify(const kt_archive_made *made)
 	kt_err err = KT_ERR_INIT;
 	kt_archive_reader *r = NULL;
 	kt_manifest m;
-	assert_kt_ok(kt_archive_open(at("b/backup.tar.zst"), made->sha256, &r, &err));
+	assert_kt_ok(kt_archive_open(at("b/backup.tar.zst"), made->sha256, NULL, &r, &err));
 	assert_kt_ok(kt_archive_verify(r, NULL, &m, &err));
 	kt_archive_close(r);
 	return m;
@@ -77,7 +77,7 @@ static void extract(const kt_archive_made *made)
 	kt_archive_reader *r = NULL;
 	kt_manifest m;
 	put_folder("x", 0700);
-	assert_kt_ok(kt_archive_open(at("b/backup.tar.zst"), made->sha256, &r, &err));
+	assert_kt_ok(kt_archive_open(at("b/backup.tar.zst"), made->sha256, NULL, &r, &err));
 	assert_kt_ok(kt_archive_extract(r, at("x"), NULL, NULL, &m, &err));
 	kt_manifest_free(&m);
 	kt_archive_close(r);
@@ -89,7 +89,7 @@ static uint64_t restore_keeping(const kt_archive_made *made, const char *keep)
 	kt_archive_reader *r = NULL;
 	kt_manifest m;
 	uint64_t written = 0;
-	assert_kt_ok(kt_archive_open(at("b/backup.tar.zst"), made->sha256, &r, &err));
+	assert_kt_ok(kt_archive_open(at("b/backup.tar.zst"), made->sha256, NULL, &r, &err));
 	assert_kt_ok(kt_archive_verify(r, NULL, &m, &err));
 	assert_kt_ok(kt_archive_restore(r, &m, keep, NULL, &written, &err));
 	kt_manifest_free(&m);
@@ -459,7 +459,8 @@ static void test_changing_file_is_refused(void **state)
 		assert_int_equal(utimes(at("top/models/busy"), past), 0);
 		meddler m = {.path = at("top/models/busy"), .new_size = sizes[i]};
 		kt_archive_hooks hooks = {.progress = meddle, .arg = &m};
-		assert_kt_fails(KT_E_REFUSED, kt_archive_create(at("b.tar.zst"), &source, &hooks, &made, &err));
+		assert_kt_fails(KT_E_REFUSED, kt_archive_create(at("b.tar.zst"), &source,
+								&(kt_archive_how){.hooks = &hooks}, &made, &err));
 		assert_true(m.done);
 		assert_non_null(strstr(err.msg, "models/busy"));
 		assert_false(is_there("b.tar.zst"));
@@ -484,7 +485,8 @@ static void test_stopping_leaves_nothing(void **state)
 	make_installation();
 	kt_archive_source source = installation();
 	kt_archive_hooks hooks = {.progress = stop_it};
-	assert_kt_fails(KT_E_INTERRUPTED, kt_archive_create(at("b.tar.zst"), &source, &hooks, &made, &err));
+	assert_kt_fails(KT_E_INTERRUPTED,
+			kt_archive_create(at("b.tar.zst"), &source, &(kt_archive_how){.hooks = &hooks}, &made, &err));
 	assert_false(is_there("b.tar.zst.part"));
 }
 
@@ -529,7 +531,8 @@ static void test_full_disk(void **state)
 	(void)snprintf(filler, sizeof filler, "%s", at("small/filler"));
 	kt_archive_hooks hooks = {.progress = fill_up, .arg = filler};
 	kt_err full = KT_ERR_INIT;
-	kt_code rc = kt_archive_create(at("small/b.tar.zst"), &source, &hooks, &made, &full);
+	kt_code rc =
+		kt_archive_create(at("small/b.tar.zst"), &source, &(kt_archive_how){.hooks = &hooks}, &made, &full);
 	bool left = is_there("small/b.tar.zst") || is_there("small/b.tar.zst.part");
 	/* Too small from the beginning: refused before anything is read. */
 	kt_code again = kt_archive_create(at("small/b.tar.zst"), &source, NULL, &made, &err);
@@ -560,14 +563,14 @@ static void test_flipped_or_cut_archive(void **state)
 	for (size_t i = 0; i < bytes.len; i++) {
 		bytes.data[i] ^= 0x10;
 		put_bytes("bad", bytes.data, bytes.len, 0600);
-		assert_kt_fails(KT_E_INPUT, kt_archive_open(at("bad"), made.sha256, &r, &err));
+		assert_kt_fails(KT_E_INPUT, kt_archive_open(at("bad"), made.sha256, NULL, &r, &err));
 		bytes.data[i] ^= 0x10;
 		put_bytes("bad", bytes.data, i, 0600);
-		assert_kt_fails(KT_E_INPUT, kt_archive_open(at("bad"), made.sha256, &r, &err));
+		assert_kt_fails(KT_E_INPUT, kt_archive_open(at("bad"), made.sha256, NULL, &r, &err));
 	}
-	assert_kt_fails(KT_E_IO, kt_archive_open(at("gone"), made.sha256, &r, &err));
+	assert_kt_fails(KT_E_IO, kt_archive_open(at("gone"), made.sha256, NULL, &r, &err));
 	assert_int_equal(symlink(at("b/backup.tar.zst"), at("link")), 0);
-	assert_kt_fails(KT_E_IO, kt_archive_open(at("link"), made.sha256, &r, &err));
+	assert_kt_fails(KT_E_IO, kt_archive_open(at("link"), made.sha256, NULL, &r, &err));
 	kt_buf_free(&bytes);
 }
 
@@ -590,7 +593,7 @@ static void test_flipped_archive_with_its_own_digest(void **state)
 		bytes.data[i] ^= 0x04;
 		put_bytes("bad", bytes.data, bytes.len, 0600);
 		assert_kt_ok(kt_sha256_hex(bytes.data, bytes.len, sha, &err));
-		assert_kt_ok(kt_archive_open(at("bad"), sha, &r, &err));
+		assert_kt_ok(kt_archive_open(at("bad"), sha, NULL, &r, &err));
 		if (kt_archive_verify(r, NULL, &m, &err) == KT_OK) {
 			kt_manifest_free(&m);
 			passed++;
@@ -659,7 +662,7 @@ static void try_hostile(const hostile *h, bool manifest)
 	assert_kt_ok(kt_sha256_hex(bytes.data, bytes.len, sha, &err));
 	put_folder("x", 0700);
 	put_folder("x/in", 0700);
-	assert_kt_ok(kt_archive_open(at("evil"), sha, &r, &err));
+	assert_kt_ok(kt_archive_open(at("evil"), sha, NULL, &r, &err));
 	kt_code rc = kt_archive_extract(r, at("x/in"), NULL, NULL, &m, &err);
 	if (rc != KT_E_INPUT && rc != KT_E_IO)
 		fail_msg("%s: %s", h ? h->what : "no member", kt_code_name(rc));
@@ -711,7 +714,7 @@ static void test_not_our_archive(void **state)
 	static const char text[] = "this is not an archive at all";
 	put_text("text", text, 0600);
 	assert_kt_ok(kt_sha256_hex(text, sizeof text - 1, sha, &err));
-	assert_kt_ok(kt_archive_open(at("text"), sha, &r, &err));
+	assert_kt_ok(kt_archive_open(at("text"), sha, NULL, &r, &err));
 	assert_kt_fails(KT_E_INPUT, kt_archive_verify(r, NULL, &m, &err));
 	kt_archive_close(r);
 }
@@ -1000,7 +1003,7 @@ static void test_restore_that_cannot_keep(void **state)
 	kt_archive_source source = installation();
 	kt_archive_made made = create(&source);
 	put_text(path, "after", 0644);
-	assert_kt_ok(kt_archive_open(at("b/backup.tar.zst"), made.sha256, &r, &err));
+	assert_kt_ok(kt_archive_open(at("b/backup.tar.zst"), made.sha256, NULL, &r, &err));
 	assert_kt_ok(kt_archive_verify(r, NULL, &m, &err));
 	assert_kt_fails(KT_E_IO, kt_archive_restore(r, &m, "R1", NULL, &written, &err));
 	assert_non_null(strstr(err.msg, "cannot be kept"));

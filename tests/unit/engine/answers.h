@@ -15,10 +15,15 @@ static inline const char *answer_fine(const kt_command *c, const char *verdict)
 	static const struct {
 		const char *verb, *result;
 	} results[] = {
-		{"service.stop", "{\"was_active\":true}"}, {"backup.create", "{\"sha256\":\"s\"}"},
-		{"backup.check", "{\"checked\":true}"},    {"key.generate", "{\"id\":\"k\"}"},
-		{"key.escrow", "{\"recovered\":true}"},    {"key.wrap", "{\"blob\":\"b\",\"expect\":\"p\"}"},
+		{"service.stop", "{\"was_active\":true}"},
+		{"backup.create", "{\"sha256\":\"s\",\"proof\":\"p\"}"},
+		{"backup.check", "{\"checked\":true}"},
+		{"key.generate", "{\"id\":\"k\"}"},
+		{"key.escrow", "{\"recovered\":true}"},
+		{"key.wrap", "{\"blob\":\"b\",\"expect\":\"p\"}"},
 		{"key.receive", "{\"proof\":\"p\"}"},
+		{"backup.key", "{\"recovered\":true}"},
+		{"backup.wrap", "{\"blob\":\"b\",\"expect\":\"p\"}"},
 	};
 	for (size_t i = 0; i < sizeof results / sizeof results[0]; i++)
 		if (strcmp(results[i].verb, c->verb) == 0)

@@ -223,7 +223,7 @@ static void test_missing_late_value_is_a_failure(void **state)
 	begin(&r, 1);
 	(void)drive(&r, "backup", KT_ROLE_DO);
 	kt_command c = send(&r, "backup", KT_ROLE_DO, "n0");
-	answer_with(&r, &c, KT_STATUS_OK, KT_OK, "{}"); /* no sha256 */
+	answer_with(&r, &c, KT_STATUS_OK, KT_OK, "{\"proof\":\"p\"}"); /* no sha256 */
 	assert_true(next(&r, &c));
 	assert_string_equal(c.step, "restored");
 	assert_int_not_equal(c.problem.code, KT_OK);
@@ -913,8 +913,9 @@ static void test_take_repeats_gate_backup_and_escrow(void **state)
 	begin(&r, 2);
 	(void)drive(&r, "rekey", KT_ROLE_DO);
 	apply(&r, (kt_event){.kind = KT_EVENT_TAKE, .epoch = 2});
-	static const char *const again[] = {"quiet", "quiet", "backup", "restored", "escrow", "gate", "gate"};
-	static const char *const on[] = {"n0", "n1", "n0", "n0", "@", "n0", "n1"};
+	static const char *const again[] = {"quiet",    "quiet",  "bkey", "bwrap", "backup",
+					    "restored", "escrow", "gate", "gate"};
+	static const char *const on[] = {"n0", "n1", "@", "n0", "n0", "n0", "@", "n0", "n1"};
 	for (size_t i = 0; i < sizeof on / sizeof on[0]; i++) {
 		kt_command c = send(&r, again[i], KT_ROLE_DO, on[i]);
 		assert_int_equal(c.attempt, 2);

@@ -123,10 +123,17 @@ static cJSON *answer(const running *r, const kt_command *c)
 			       "\"spki_sha256\":\"cafe00\"}]}",
 			       r->run, r->run);
 	else if (strcmp(c->verb, "backup.create") == 0)
-		(void)snprintf(text, sizeof text, "{\"archive\":\"/b/%s\",\"sha256\":\"s\"}", r->run);
+		(void)snprintf(text, sizeof text,
+			       "{\"archive\":\"/b/%s\",\"sha256\":\"s\",\"proof\":\"p\",\"encrypted\":true}", r->run);
+	else if (strcmp(c->verb, "backup.key") == 0)
+		(void)snprintf(
+			text, sizeof text,
+			"{\"id\":\"ba%s\",\"key_label\":\"keyturn-backup:%s\",\"kcv\":\"b0b0b0\",\"recovered\":true,"
+			"\"path\":\"/e/%s-backup.json\",\"wrapping_key\":\"w\",\"wrapping_kcv\":\"eeeeee\"}",
+			r->new_id, r->run, r->run);
 	else if (strcmp(c->verb, "backup.check") == 0)
 		(void)snprintf(text, sizeof text, "{\"checked\":true}");
-	else if (strcmp(c->verb, "key.wrap") == 0)
+	else if (strcmp(c->verb, "key.wrap") == 0 || strcmp(c->verb, "backup.wrap") == 0)
 		(void)snprintf(text, sizeof text, "{\"blob\":{},\"expect\":\"p\"}");
 	else if (strcmp(c->verb, "key.receive") == 0)
 		(void)snprintf(text, sizeof text, "{\"proof\":\"p\"}");
@@ -233,7 +240,12 @@ static void a_turned_run(void **state)
 	is(keys, "kcv-eeeeee", "active", false);
 	needed_by(keys, "kcv-aaaaaa", "backup");
 	needed_by(keys, "0b", "data");
-	needed_by(keys, "kcv-eeeeee", "escrow");
+	needed_by(keys, "kcv-eeeeee", "escrow,escrow");
+	is(keys, "ba0b", "deactivated", false);
+	needed_by(keys, "ba0b", "backup");
+	assert_string_equal(cJSON_GetObjectItem(get(keys, "ba0b"), "kind")->valuestring, "backup");
+	assert_kt_fails(KT_E_REFUSED, kt_view_unneeded(get(keys, "ba0b"), &err));
+	assert_non_null(strstr(err.msg, "backup /b/r1 on n0 of run r1"));
 	assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(get(keys, "0b"), "escrows")), 2);
 	assert_string_equal(cJSON_GetObjectItem(get(keys, "0b"), "uri")->valuestring, "pkcs11:token=t;id=%0b");
 	assert_kt_fails(KT_E_REFUSED, kt_view_unneeded(get(keys, "kcv-aaaaaa"), &err));
@@ -255,12 +267,12 @@ static void two_runs(void **state)
 	start(&two, "bbbbbb");
 	go(&two, NULL);
 	cJSON *keys = view(0);
-	assert_int_equal(cJSON_GetArraySize(keys), 4);
+	assert_int_equal(cJSON_GetArraySize(keys), 6);
 	is(keys, "kcv-aaaaaa", "deactivated", false);
 	is(keys, "0b", "deactivated", false);
 	is(keys, "0c", "active", true);
 	needed_by(keys, "0b", "backup");
-	needed_by(keys, "kcv-eeeeee", "escrow,escrow");
+	needed_by(keys, "kcv-eeeeee", "escrow,escrow,escrow,escrow");
 	cJSON_Delete(keys);
 	done(&one);
 	done(&two);
@@ -341,6 +353,18 @@ static void people_and_runs(void **state)
 	needed_by(keys, "kcv-aaaaaa", "");
 	is(keys, "0b", "compromised", true);
 	needed_by(keys, "0b", "data");
+	needed_by(keys, "kcv-eeeeee", "escrow"); /* of the backup key */
+	cJSON_Delete(keys);
+	const kt_ledger_new backup = kt_view_describe(get(keys = view(0), "ba0b"));
+	assert_kt_ok(kt_ledger_enter(&ledger, &backup, &e, &err));
+	assert_kt_ok(kt_ledger_release(e, "r1", now, &err));
+	const kt_ledger_escrow away = {
+		.path = "/e/r1-backup.json", .custodian = "", .under = "w", .under_kcv = "eeeeee", .gone = true};
+	assert_kt_ok(kt_ledger_escrowed(e, &away, &err));
+	cJSON_Delete(keys);
+	keys = view(0);
+	needed_by(keys, "ba0b", "");
+	assert_kt_ok(kt_view_unneeded(get(keys, "ba0b"), &err));
 	assert_null(kt_view_find(keys, "kcv-eeeeee", "", ""));
 	cJSON_Delete(keys);
 	done(&r);
