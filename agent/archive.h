@@ -28,7 +28,8 @@ typedef struct kt_archive_source {
 /* What an archive is encrypted with (agent/archive_seal.h). Both borrowed. */
 typedef struct kt_archive_seal {
 	const kt_secret *key; /* the run's backup key, 32 bytes */
-	const char *context;  /* whose backup it is: "CLUSTER/RUN/NODE"; what opens it must say the same */
+	const char *context;  /* whose backup it is: "CLUSTER/RUN/NODE"; what opens it must say the same. NULL in a
+			       * reader: whatever it says of itself (agent/unseal.h) */
 } kt_archive_seal;
 
 /* Called now and then; anything but KT_OK stops the work, cleans up and is passed on. */

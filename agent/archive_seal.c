@@ -87,9 +87,14 @@ static void make_nonce(uint64_t number, bool last, uint8_t out[NONCE])
 
 static kt_code check_key(const kt_archive_seal *seal, kt_err *err)
 {
+	if (seal->key->len == KEY)
+		return KT_OK;
+	return kt_fail(err, KT_E_KEY, NULL, "a backup's key has 32 bytes, not %zu", seal->key->len);
+}
+
+static kt_code check_context(const kt_archive_seal *seal, kt_err *err)
+{
 	size_t n = strlen(seal->context);
-	if (seal->key->len != KEY)
-		return kt_fail(err, KT_E_KEY, NULL, "a backup's key has 32 bytes, not %zu", seal->key->len);
 	if (n == 0 || n > KT_SEAL_CONTEXT_MAX)
 		return kt_fail(err, KT_E_INPUT, NULL, "a backup cannot be named \"%.100s\"", seal->context);
 	return KT_OK;
@@ -128,6 +133,7 @@ static kt_code begin(kt_sealer *s, const kt_archive_seal *seal, kt_err *err)
 	uint8_t header[KT_SEAL_HEADER_MAX];
 	kt_secret derived;
 	KT_TRY(check_key(seal, err));
+	KT_TRY(check_context(seal, err));
 	size_t n = make_header(seal->context, header);
 	if (RAND_bytes(header + SALT_AT, SALT) != 1)
 		return crypto_failed(err);
@@ -254,6 +260,8 @@ static kt_code check_header(const kt_archive_seal *seal, const char *path, const
 	if (header[10] < KT_SEAL_CHUNK_BITS_MIN || header[10] > KT_SEAL_CHUNK_BITS_MAX ||
 	    n - KT_SEAL_FIXED < header[11])
 		return kt_fail(err, KT_E_INPUT, bad_remedy, "%s: its header is damaged", path);
+	if (!seal->context)
+		return KT_OK;
 	if (header[11] == strlen(seal->context) && memcmp(header + KT_SEAL_FIXED, seal->context, header[11]) == 0)
 		return KT_OK;
 	char says[KT_SEAL_CONTEXT_MAX + 1];

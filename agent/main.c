@@ -10,12 +10,14 @@
 #include "agent/runner.h"
 #include "agent/serve.h"
 #include "agent/token.h"
+#include "agent/unseal.h"
 #include "base/log.h"
 #include "base/secret.h"
 #include "wire/message.h"
 
 static const char usage[] =
 	"usage: keyturn-agent serve --node NAME [--state DIR]\n"
+	"       keyturn-agent unseal KEYFILE ARCHIVE >FILE.tar.zst\n"
 	"       keyturn-agent --version | --help\n"
 	"\n"
 	"Serves one keyturn coordinator over stdin and stdout: `keyturn` starts it over ssh on\n"
@@ -23,6 +25,9 @@ static const char usage[] =
 	"\n"
 	"  --node NAME   the node's name in cluster.json\n"
 	"  --state DIR   where the agent keeps its key, epochs and spool (default /var/lib/keyturn)\n"
+	"\n"
+	"`unseal` is for people: what is inside an encrypted backup, as tar under zstd, by the key in KEYFILE\n"
+	"(0400, base64). It was whole only when this exits with 0.\n"
 	"\n"
 	"Internal: `run SPOOLDIR` carries out detached work, `drain` reads stdin to its end,\n"
 	"`token` owns this node's PKCS#11 token.\n";
@@ -86,6 +91,17 @@ static kt_code token(int argc, char **argv, kt_err *err)
 	return kt_owner_serve(argc - 1, argv + 1, kt_node_token_handlers, err);
 }
 
+static kt_code unseal(int argc, char **argv, kt_err *err)
+{
+	KT_TRY(kt_secret_setup(err));
+	if (argc != 3)
+		return wrong_usage(err, "`unseal` takes a key file and an archive");
+	if (isatty(STDOUT_FILENO))
+		return wrong_usage(err,
+				   "`unseal` does not write to a terminal: send it into a file, or to `tar --zstd -t`");
+	return kt_unseal(argv[1], argv[2], STDOUT_FILENO, err);
+}
+
 int main(int argc, char **argv)
 {
 	kt_err err = KT_ERR_INIT;
@@ -104,6 +120,8 @@ int main(int argc, char **argv)
 		rc = serve(argc - 1, argv + 1, &err);
 	else if (strcmp(what, "token") == 0)
 		rc = token(argc - 1, argv + 1, &err);
+	else if (strcmp(what, "unseal") == 0)
+		rc = unseal(argc - 1, argv + 1, &err);
 	else if (strcmp(what, "run") == 0)
 		rc = run(argc - 1, argv + 1, &err);
 	else

@@ -52,6 +52,11 @@ static const kt_cli_option hsm_probe_options[] = {
 	{NULL, 0, NULL, NULL},
 };
 
+static const kt_cli_option backup_restore_options[] = {
+	{"to", 0, "FOLDER", "a folder on the node, which must not be there yet (0700)"},
+	{NULL, 0, NULL, NULL},
+};
+
 static const kt_cli_option help_options[] = {
 	{"man", 0, NULL, "print it as a man page (roff)"},
 	{NULL, 0, NULL, NULL},
@@ -176,6 +181,37 @@ static const kt_cli_verb verbs[] = {
 	 "4 9 10", none, kt_verb_status},
 	{"runs", "", 0, "all runs of this cluster", "Lists every run in the journal with its outcome.", "9 10", none,
 	 kt_verb_runs},
+	{"backup list", "[RUN]", 1, "the backups that runs made",
+	 "Lists, out of the journal, each backup of every run (or of RUN): node, archive, how much is in it, and "
+	 "whether "
+	 "it is\n"
+	 "encrypted. No node is asked.",
+	 "3 4 9 10", none, kt_verb_backup_list},
+	{"backup verify", "RUN [NODE ...]", KT_CLI_ARGS,
+	 "restore backups into a scratch folder, and open the data in them",
+	 "Does for the backups of a run (or of the nodes named) what the run itself did before the rekey: the archive "
+	 "is the "
+	 "one\n"
+	 "that was made, opens with the run's backup key, is unpacked into a scratch folder on its node, is what its "
+	 "manifest "
+	 "says,\n"
+	 "holds no key in the clear, and the data in it opens with the old key (the playbook's restore_check). What "
+	 "was unpacked "
+	 "is\n"
+	 "removed again. The backup key is wrapped in the token to the node's transport key for this. After a turn "
+	 "whose old "
+	 "key was\n"
+	 "in a variable, nothing can look into the data any more, and the verb says so.",
+	 "3 4 7 8 9 10 11 12", none, kt_verb_backup_verify},
+	{"backup restore", "RUN NODE", 2, "unpack a backup into a folder of its node",
+	 "Unpacks the backup of NODE into FOLDER on that node, with owners, modes, times, ACLs and attributes, and "
+	 "compares what "
+	 "lies\n"
+	 "there with the manifest. Nothing that is there is touched. A run is put back in place, with every node "
+	 "stopped and the "
+	 "env\n"
+	 "files that belong to it, by `keyturn rollback RUN`.",
+	 "3 4 7 8 9 10 11 12", backup_restore_options, kt_verb_backup_restore},
 	{"hsm list", "[URI]", 1, "the tokens that can be seen here",
 	 "Lists every token of the modules that p11-kit is configured for, or of the module that a pkcs11: URI names\n"
 	 "(module-path= or module-name=). Nobody logs in.",

@@ -79,7 +79,14 @@ static kt_code add_backup(const kt_target_status *t, cJSON *list, kt_err *err)
 	}
 	KT_TRY(kt_json_add_str(b, "node", t->node, err));
 	KT_TRY(copy_str(t->result, "archive", b, "archive", err));
-	return copy_str(t->result, "sha256", b, "sha256", err);
+	KT_TRY(copy_str(t->result, "sha256", b, "sha256", err));
+	static const char *const others[] = {"files", "bytes", "archive_bytes", "encrypted"};
+	for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+		const cJSON *value = cJSON_GetObjectItemCaseSensitive(t->result, others[i]);
+		if (value)
+			KT_TRY(kt_json_add(b, others[i], cJSON_Duplicate(value, true), err));
+	}
+	return KT_OK;
 }
 
 static kt_code add_backups(const cJSON *plan, const kt_engine *e, cJSON *s, kt_err *err)

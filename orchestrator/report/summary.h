@@ -8,7 +8,8 @@
 
 /*
  * {"run","cluster","state","digest","committed":bool,"reason"?,"remedy"?,"failed_step"?,"failed_node"?,
- *  "old_key":{"kcv","uri"},"new_key":{"kcv","id","label","uri"},"escrow"?,"backups":[{"node","archive","sha256"}]}
+ *  "old_key":{"kcv","uri"},"new_key":{"kcv","id","label","uri"},"escrow"?,"backups":[{"node","archive","sha256",
+ *  "files","bytes","archive_bytes","encrypted"}]}
  * Members that are not known (yet) are absent. *out is the caller's.
  */
 KT_MUST_CHECK kt_code kt_summary_make(const cJSON *plan, const kt_engine *engine, cJSON **out, kt_err *err);

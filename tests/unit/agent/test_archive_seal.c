@@ -5,6 +5,7 @@
 #include <openssl/kdf.h>
 
 #include "agent/archive_seal.h"
+#include "agent/unseal.h"
 #include "base/clock.h"
 #include "base/secret.h"
 #include "tests/unit/agent/scratch.h"
@@ -312,6 +313,37 @@ static void test_rate_can_be_stopped(void **state)
 	assert_false(is_there("b/x.part"));
 }
 
+/* By hand, with the key in a file: all of it, or an error. */
+static void test_unsealed_by_hand(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_archive_made made;
+	kt_secret text;
+	kt_buf out = KT_BUF_INIT;
+	make_tree(2, 1);
+	kt_buf a = make_archive(&seal, &made);
+	kt_buf plain = make_archive(NULL, &made);
+	assert_kt_ok(kt_secret_to_base64(&key, &text, &err));
+	put_bytes("key", text.data, text.len, 0400);
+	put_bytes("sealed", a.data, a.len, 0600);
+	put_bytes("cut", a.data, HEADER + 2 * CHUNK, 0600);
+	int fd = open(at("out"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_kt_ok(kt_unseal(at("key"), at("sealed"), fd, &err));
+	assert_kt_ok(kt_file_read(at("out"), &out, &err));
+	assert_int_equal(out.len, plain.len);
+	assert_memory_equal(out.data, "\x28\xb5\x2f\xfd", 4);
+	assert_kt_fails(KT_E_INPUT, kt_unseal(at("key"), at("cut"), fd, &err));
+	put_text("open", "not 0400", 0600);
+	assert_kt_fails(KT_E_KEY, kt_unseal(at("open"), at("sealed"), fd, &err));
+	assert_kt_fails(KT_E_IO, kt_unseal(at("key"), at("gone"), fd, &err));
+	assert_int_equal(close(fd), 0);
+	kt_secret_free(&text);
+	kt_buf_free(&out);
+	kt_buf_free(&plain);
+	kt_buf_free(&a);
+}
+
 /* Whatever made it: an archive with a key in it does not pass (S6). */
 static void test_a_key_inside_is_found(void **state)
 {
@@ -371,6 +403,7 @@ int main(void)
 		TEST(test_rate),
 		TEST(test_rate_can_be_stopped),
 		TEST(test_a_key_inside_is_found),
+		TEST(test_unsealed_by_hand),
 	};
 	return cmocka_run_group_tests(tests, make_keys, drop_keys);
 }
