@@ -2,8 +2,8 @@
 /*
  * Envelopes and KEK records as an attacker with the database could write them. What parses must say so consistently,
  * nothing that was not sealed may open, and a refusal must leave everything as it was. The first byte of an input
- * chooses: 'E' envelope, 'S' envelope sealed here and then damaged by the rest, 'L' an item of
- * the legacy form, anything else a KEK record.
+ * chooses: 'E' envelope, 'S' envelope sealed here and then damaged by the rest, 'R' a KEK record made here and then
+ * damaged by the rest, 'L' an item of the legacy form, anything else a KEK record.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -89,6 +89,30 @@ static void check_damaged(kt_envelope_ctx *a, kt_envelope_ctx *b, const uint8_t 
 	kt_buf_free(&out);
 }
 
+/* As check_damaged: pairs of a position (of two bytes) and a value. */
+static void check_damaged_record(const uint8_t *data, size_t size)
+{
+	static kt_keystore *cmk;
+	static kt_buf good = KT_BUF_INIT;
+	static kt_kek kek;
+	kt_buf record = KT_BUF_INIT;
+	kt_kek opened;
+	if (!cmk) {
+		require(setenv("FUZZ_CMK", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", 1) == 0, "a variable");
+		require(kt_keystore_open("env:FUZZ_CMK", &cmk, NULL) == KT_OK, "a keystore");
+		require(kt_kek_make(cmk, 7, 1, &kek, &good, NULL) == KT_OK, "a record");
+	}
+	require(kt_buf_append(&record, good.data, good.len, NULL) == KT_OK, "a copy");
+	for (size_t i = 0; i + 2 < size; i += 3)
+		record.data[((size_t)data[i] << 8 | data[i + 1]) % record.len] ^= data[i + 2];
+	int same = memcmp(record.data, good.data, good.len) == 0;
+	int opens = kt_kek_open(record.data, record.len, cmk, &opened, NULL) == KT_OK;
+	require(opens == same, "a record opens exactly when it was not changed");
+	require(!opens || (opened.generation == 7 && kt_secret_equal(&opened.key, &kek.key)), "to the same KEK");
+	kt_kek_free(&opened);
+	kt_buf_free(&record);
+}
+
 static void check_record(const uint8_t *data, size_t size)
 {
 	kt_kek_info info;
@@ -129,6 +153,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		check_envelope(a, b, data + 1, size - 1);
 	else if (data[0] == 'S')
 		check_damaged(a, b, data + 1, size - 1);
+	else if (data[0] == 'R')
+		check_damaged_record(data + 1, size - 1);
 	else if (data[0] == 'L')
 		check_legacy(data + 1, size - 1);
 	else
