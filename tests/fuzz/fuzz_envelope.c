@@ -93,7 +93,7 @@ static void check_damaged(kt_envelope_ctx *a, kt_envelope_ctx *b, const uint8_t 
 static void check_damaged_record(const uint8_t *data, size_t size)
 {
 	static kt_keystore *cmk;
-	static kt_buf good = KT_BUF_INIT;
+	static kt_buf good;
 	static kt_kek kek;
 	kt_buf record = KT_BUF_INIT;
 	kt_kek opened;
