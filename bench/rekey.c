@@ -149,7 +149,7 @@ static kt_code check(const char *path, kt_envelope_ctx *ctx, double *rate, kt_er
 	kt_verify_report report;
 	KT_TRY(kt_db_open((kt_db_place){.text = path}, KT_DB_LOOK, 1000, &db, err));
 	double start = now();
-	kt_code rc = kt_verify_items(db, ctx, false, NULL, &report, err);
+	kt_code rc = kt_verify_items(db, NULL, ctx, false, NULL, &report, err);
 	*rate = (double)report.items / (now() - start);
 	if (rc == KT_OK)
 		rc = kt_verify_judge(&report, err);

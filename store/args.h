@@ -11,6 +11,8 @@ typedef struct kt_store_args {
 	const char *verb;
 	const char *config, *database, *creds, *depth; /* NULL: not given */
 	bool help, json, foreground, content;
+	bool join;
+	int64_t shards; /* 0: not given */
 	int64_t count, size, timeout_s;
 	int words; /* what follows the verb */
 	char **word;

@@ -121,9 +121,9 @@ kt_code kt_db_item_count(kt_db *db, int64_t *count, kt_err *err)
 	return db->ops->item_count(db, count, err);
 }
 
-kt_code kt_db_item_each(kt_db *db, kt_db_item_fn *fn, void *arg, kt_err *err)
+kt_code kt_db_item_each(kt_db *db, kt_db_span *span, kt_db_item_fn *fn, void *arg, kt_err *err)
 {
-	return db->ops->item_each(db, fn, arg, err);
+	return db->ops->item_each(db, span, fn, arg, err);
 }
 
 kt_code kt_db_item_names(kt_db *db, kt_db_item_fn *fn, void *arg, kt_err *err)
@@ -166,4 +166,34 @@ kt_code kt_db_node_each(kt_db *db, kt_db_node_fn *fn, void *arg, kt_err *err)
 kt_code kt_db_client_each(kt_db *db, kt_db_client_fn *fn, void *arg, kt_err *err)
 {
 	return db->ops->client_each(db, fn, arg, err);
+}
+
+kt_code kt_db_rekey_get(kt_db *db, kt_db_rekey *out, bool *open, kt_err *err)
+{
+	return db->ops->rekey_get(db, out, open, err);
+}
+
+kt_code kt_db_rekey_open(kt_db *db, const kt_db_rekey *rekey, kt_err *err)
+{
+	return db->ops->rekey_open(db, rekey, err);
+}
+
+kt_code kt_db_rekey_close(kt_db *db, kt_err *err)
+{
+	return db->ops->rekey_close(db, err);
+}
+
+kt_code kt_db_range_claim(kt_db *db, const char *worker, int64_t lease_ms, kt_db_range *range, bool *got, kt_err *err)
+{
+	return db->ops->range_claim(db, worker, lease_ms, range, got, err);
+}
+
+kt_code kt_db_range_begin(kt_db *db, kt_db_range *range, bool *ours, kt_err *err)
+{
+	return db->ops->range_begin(db, range, ours, err);
+}
+
+kt_code kt_db_range_save(kt_db *db, const kt_db_range *range, int64_t lease_ms, bool done, kt_err *err)
+{
+	return db->ops->range_save(db, range, lease_ms, done, err);
 }

@@ -85,20 +85,21 @@ KT_MUST_CHECK kt_code kt_db_item_get(kt_db *db, const char *name, kt_buf *envelo
 KT_MUST_CHECK kt_code kt_db_item_put(kt_db *db, const char *name, const kt_buf *envelope, kt_err *err);
 KT_MUST_CHECK kt_code kt_db_item_count(kt_db *db, int64_t *count, kt_err *err);
 
+/* Some of the items, by row: up to `limit` of them after the row `after`, up to the row `upto`. A call moves `after` to
+ * the last row that it has seen. */
+typedef struct kt_db_span {
+	int64_t after, upto, limit;
+} kt_db_span;
+
 /* Called for every item, in the order of insertion; what it returns other than KT_OK ends the walk. It must not use the
  * database. `envelope` may be
  * NULL (kt_db_item_names). `bad` is NULL, or says why the row cannot be an item (then `name` may be made up, and the
  * rest is empty). */
 typedef kt_code kt_db_item_fn(void *arg, const char *name, const void *envelope, size_t len, const char *bad,
 			      kt_err *err);
-KT_MUST_CHECK kt_code kt_db_item_each(kt_db *db, kt_db_item_fn *fn, void *arg, kt_err *err);
+/* `span` NULL: every item. */
+KT_MUST_CHECK kt_code kt_db_item_each(kt_db *db, kt_db_span *span, kt_db_item_fn *fn, void *arg, kt_err *err);
 KT_MUST_CHECK kt_code kt_db_item_names(kt_db *db, kt_db_item_fn *fn, void *arg, kt_err *err);
-
-/* Some of the items, by row: up to `limit` of them after the row `after`, up to the row `upto`. A call moves `after` to
- * the last row that it has seen. */
-typedef struct kt_db_span {
-	int64_t after, upto, limit;
-} kt_db_span;
 
 /*
  * Edit envelopes in place, every one (`span` NULL) or those of a span: `fn` gets its first `head_len` bytes
@@ -141,6 +142,46 @@ KT_MUST_CHECK kt_code kt_db_node_beat(kt_db *db, const char *name, int64_t pid, 
 KT_MUST_CHECK kt_code kt_db_node_remove(kt_db *db, const char *name, int64_t pid, kt_err *err);
 typedef kt_code kt_db_node_fn(void *arg, const kt_db_node *node, kt_err *err);
 KT_MUST_CHECK kt_code kt_db_node_each(kt_db *db, kt_db_node_fn *fn, void *arg, kt_err *err);
+
+/*
+ * A rekey in shards: items move to another KEK range by range of rows, and several processes work at once. Its record
+ * is there until the last range is done. A range is claimed for a time (a lease, by the server's clock), which each
+ * transaction on it renews; what is not renewed may be claimed by another, which raises its fence, so that the first
+ * one, should it still live, writes nothing more. With SQLite there is never one, and kt_db_rekey_open is KT_E_USAGE:
+ * a file has one writer.
+ */
+typedef struct kt_db_rekey {
+	char depth[8];
+	uint32_t generation; /* of the new KEK */
+	kt_buf record;       /* and its record: kt_buf_free */
+	int64_t ranges, done;
+	int64_t items; /* in the ranges that are done */
+} kt_db_rekey;
+
+/* *open: is one under way? Then *out is the caller's. */
+KT_MUST_CHECK kt_code kt_db_rekey_get(kt_db *db, kt_db_rekey *out, bool *open, kt_err *err);
+/* Begin one: depth, generation, record and the wished number of ranges (1 or more) are taken from `rekey`. In a write
+ * transaction. */
+KT_MUST_CHECK kt_code kt_db_rekey_open(kt_db *db, const kt_db_rekey *rekey, kt_err *err);
+/* Its record and its ranges go. In a write transaction. */
+KT_MUST_CHECK kt_code kt_db_rekey_close(kt_db *db, kt_err *err);
+
+typedef struct kt_db_range {
+	int64_t id, fence;
+	int64_t first, after, upto; /* rows: where it begins (after `first`), how far it is, where it ends */
+	int64_t items;              /* that were moved in it */
+	bool taken_over;            /* another one had claimed it */
+} kt_db_range;
+
+/* Claim a range that is not done and that nobody has a lease on. Not within a transaction. `worker` says for people who
+ * it is. */
+KT_MUST_CHECK kt_code kt_db_range_claim(kt_db *db, const char *worker, int64_t lease_ms, kt_db_range *range, bool *got,
+					kt_err *err);
+/* Begin a transaction on a claimed range, which nobody can claim until its end; its `after` and `items` are read anew.
+ * *ours false: another one has claimed it, and there is no transaction. */
+KT_MUST_CHECK kt_code kt_db_range_begin(kt_db *db, kt_db_range *range, bool *ours, kt_err *err);
+/* Within it: write how far the range is, and renew the lease; `done`: it is finished for good. */
+KT_MUST_CHECK kt_code kt_db_range_save(kt_db *db, const kt_db_range *range, int64_t lease_ms, bool done, kt_err *err);
 
 /* Others who are connected to the database now, as the server itself lists them (none with SQLite): `who` is a text for
  * people. KT_E_REFUSED when the server does not show everybody's connections to this user; the remedy names the

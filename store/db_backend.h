@@ -23,7 +23,7 @@ typedef struct kt_db_ops {
 	kt_code (*item_get)(kt_db *db, const char *name, kt_buf *envelope, int64_t *version, bool *found, kt_err *err);
 	kt_code (*item_put)(kt_db *db, const char *name, const kt_buf *envelope, kt_err *err);
 	kt_code (*item_count)(kt_db *db, int64_t *count, kt_err *err);
-	kt_code (*item_each)(kt_db *db, kt_db_item_fn *fn, void *arg, kt_err *err);
+	kt_code (*item_each)(kt_db *db, kt_db_span *span, kt_db_item_fn *fn, void *arg, kt_err *err);
 	kt_code (*item_names)(kt_db *db, kt_db_item_fn *fn, void *arg, kt_err *err);
 	kt_code (*item_edit)(kt_db *db, kt_db_span *span, size_t head_len, size_t from, kt_db_edit_fn *fn, void *arg,
 			     int64_t *count, kt_err *err);
@@ -33,6 +33,13 @@ typedef struct kt_db_ops {
 	kt_code (*node_beat)(kt_db *db, const char *name, int64_t pid, int64_t now_ms, bool *known, kt_err *err);
 	kt_code (*node_remove)(kt_db *db, const char *name, int64_t pid, kt_err *err);
 	kt_code (*node_each)(kt_db *db, kt_db_node_fn *fn, void *arg, kt_err *err);
+	kt_code (*rekey_get)(kt_db *db, kt_db_rekey *out, bool *open, kt_err *err);
+	kt_code (*rekey_open)(kt_db *db, const kt_db_rekey *rekey, kt_err *err);
+	kt_code (*rekey_close)(kt_db *db, kt_err *err);
+	kt_code (*range_claim)(kt_db *db, const char *worker, int64_t lease_ms, kt_db_range *range, bool *got,
+			       kt_err *err);
+	kt_code (*range_begin)(kt_db *db, kt_db_range *range, bool *ours, kt_err *err);
+	kt_code (*range_save)(kt_db *db, const kt_db_range *range, int64_t lease_ms, bool done, kt_err *err);
 	kt_code (*client_each)(kt_db *db, kt_db_client_fn *fn, void *arg, kt_err *err);
 } kt_db_ops;
 

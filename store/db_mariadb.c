@@ -42,6 +42,14 @@ static const char *const tables[] = {
 	"NULL,"
 	" heartbeat_ms BIGINT NOT NULL, interval_ms BIGINT NOT NULL, beats BIGINT NOT NULL) ENGINE=InnoDB",
 	"CREATE TABLE IF NOT EXISTS keyturn_legacy(id INT PRIMARY KEY, secret VARBINARY(64) NOT NULL) ENGINE=InnoDB",
+	"CREATE TABLE IF NOT EXISTS keyturn_rekey(id INT PRIMARY KEY, depth VARBINARY(8) NOT NULL, generation BIGINT "
+	"NOT NULL,"
+	" record BLOB NOT NULL) ENGINE=InnoDB",
+	"CREATE TABLE IF NOT EXISTS keyturn_range(id BIGINT PRIMARY KEY, first_id BIGINT NOT NULL, after_id BIGINT NOT "
+	"NULL,"
+	" upto_id BIGINT NOT NULL, fence BIGINT NOT NULL, lease_ms BIGINT NOT NULL, items BIGINT NOT NULL, done INT "
+	"NOT NULL,"
+	" worker VARBINARY(255) NOT NULL) ENGINE=InnoDB",
 	"CREATE TABLE IF NOT EXISTS keyturn_meta(name VARBINARY(64) PRIMARY KEY, value BIGINT NOT NULL) ENGINE=InnoDB",
 	"INSERT IGNORE INTO keyturn_meta VALUES('lock', 0)",
 };
@@ -70,10 +78,23 @@ typedef enum statement {
 	NODE_BEAT,
 	NODE_REMOVE,
 	NODE_EACH,
+	REKEY_GET,
+	REKEY_PUT,
+	REKEY_CLEAR,
+	RANGES,
+	ROWS,
+	RANGE_PUT,
+	RANGE_CLEAR,
+	RANGE_FREE,
+	RANGE_CLAIM,
+	RANGE_LOCK,
+	RANGE_SAVE,
 	PRIVILEGE,
 	CLIENTS,
 	STATEMENTS
 } statement;
+
+#define NOW_MS "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)" /* by the server's clock */
 
 /* `result`: a letter for each column of the result, i for an integer, b for bytes. */
 static const struct {
@@ -92,7 +113,8 @@ static const struct {
 		      " ON DUPLICATE KEY UPDATE version=version+1, envelope=VALUES(envelope)",
 		      ""},
 	[ITEM_COUNT] = {"SELECT COUNT(*) FROM keyturn_item", "i"},
-	[ITEM_EACH] = {"SELECT id, name, envelope FROM keyturn_item ORDER BY id", "ibb"},
+	[ITEM_EACH] = {"SELECT id, name, envelope FROM keyturn_item WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",
+		       "ibb"},
 	[ITEM_NAMES] = {"SELECT id, name FROM keyturn_item ORDER BY id", "ib"},
 	[ITEM_HEADS] = {"SELECT id, name, SUBSTRING(envelope, 1, ?), LENGTH(envelope) FROM keyturn_item"
 			" WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",
@@ -112,6 +134,20 @@ static const struct {
 	[NODE_EACH] = {"SELECT name, host, home, pid, address, started_ms, heartbeat_ms, interval_ms, beats"
 		       " FROM keyturn_node ORDER BY name",
 		       "bbbibiiii"},
+	[REKEY_GET] = {"SELECT depth, generation, record FROM keyturn_rekey", "bib"},
+	[REKEY_PUT] = {"INSERT INTO keyturn_rekey VALUES(1, ?, ?, ?)", ""},
+	[REKEY_CLEAR] = {"DELETE FROM keyturn_rekey", ""},
+	[RANGES] = {"SELECT COUNT(*), IFNULL(SUM(done), 0), IFNULL(SUM(IF(done, items, 0)), 0) FROM keyturn_range",
+		    "iii"},
+	[ROWS] = {"SELECT COUNT(*), IFNULL(MIN(id), 0), IFNULL(MAX(id), 0) FROM keyturn_item", "iii"},
+	[RANGE_PUT] = {"INSERT INTO keyturn_range VALUES(?, ?, ?, ?, 0, 0, 0, 0, '')", ""},
+	[RANGE_CLEAR] = {"DELETE FROM keyturn_range", ""},
+	[RANGE_FREE] = {"SELECT id, fence, first_id, after_id, upto_id, items FROM keyturn_range WHERE done=0 AND "
+			"lease_ms < " NOW_MS " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED",
+			"iiiiii"},
+	[RANGE_CLAIM] = {"UPDATE keyturn_range SET fence=fence+1, worker=?, lease_ms=" NOW_MS "+? WHERE id=?", ""},
+	[RANGE_LOCK] = {"SELECT after_id, items FROM keyturn_range WHERE id=? AND fence=? AND done=0 FOR UPDATE", "ii"},
+	[RANGE_SAVE] = {"UPDATE keyturn_range SET after_id=?, items=?, done=?, lease_ms=" NOW_MS "+? WHERE id=?", ""},
 	[PRIVILEGE] =
 		{"SELECT CURRENT_USER(), COUNT(*) FROM information_schema.user_privileges"
 		 " WHERE privilege_type='PROCESS' AND grantee=CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1),"
@@ -689,29 +725,35 @@ static kt_code give_row(const server_db *db, bool envelopes, kt_db_item_fn *fn, 
 }
 
 /* The rows come as the server sends them; none is kept. */
-static kt_code each(server_db *db, bool envelopes, kt_db_item_fn *fn, void *arg, kt_err *err)
+static kt_code each(server_db *db, statement which, const value *in, size_t n, kt_db_span *span, kt_db_item_fn *fn,
+		    void *arg, kt_err *err)
 {
 	MYSQL_STMT *s;
-	statement which = envelopes ? ITEM_EACH : ITEM_NAMES;
 	bool more = true;
-	KT_TRY(execute(db, which, NO_VALUES, "the items cannot be read", &s, err));
+	KT_TRY(execute(db, which, in, n, "the items cannot be read", &s, err));
 	kt_code rc = next_row(db, s, which, &more, err);
 	while (rc == KT_OK && more) {
-		rc = give_row(db, envelopes, fn, arg, err);
+		if (span)
+			span->after = db->row[0].number;
+		rc = give_row(db, which == ITEM_EACH, fn, arg, err);
 		if (rc == KT_OK)
 			rc = next_row(db, s, which, &more, err);
 	}
 	return end_rows(db, s, rc, err);
 }
 
-static kt_code server_item_each(kt_db *base, kt_db_item_fn *fn, void *arg, kt_err *err)
+static kt_code server_item_each(kt_db *base, kt_db_span *span, kt_db_item_fn *fn, void *arg, kt_err *err)
 {
-	return each(of(base), true, fn, arg, err);
+	int64_t limit = span && span->limit >= 0 ? span->limit : INT64_MAX;
+	return each(
+		of(base), ITEM_EACH,
+		VALUES(number(span ? span->after : INT64_MIN), number(span ? span->upto : INT64_MAX), number(limit)),
+		span, fn, arg, err);
 }
 
 static kt_code server_item_names(kt_db *base, kt_db_item_fn *fn, void *arg, kt_err *err)
 {
-	return each(of(base), false, fn, arg, err);
+	return each(of(base), ITEM_NAMES, NO_VALUES, NULL, fn, arg, err);
 }
 
 /* Items that were read together: their bytes stand in one buffer. */
@@ -975,6 +1017,139 @@ static kt_code server_item_convert(kt_db *base, int64_t *after, int64_t limit, k
 	return rc;
 }
 
+/* ---- a rekey in shards ---- */
+
+static kt_code server_rekey_get(kt_db *base, kt_db_rekey *out, bool *open, kt_err *err)
+{
+	server_db *db = of(base);
+	int rows;
+	*out = (kt_db_rekey){0};
+	*open = false;
+	KT_TRY(one_row(db, REKEY_GET, NO_VALUES, "the rekey under way cannot be read", &rows, err));
+	if (rows == 0)
+		return KT_OK;
+	if (rows != 1)
+		return damaged(db, "more than one rekey is under way", err);
+	(void)snprintf(out->depth, sizeof out->depth, "%s", kt_buf_cstr(&db->row[0].bytes));
+	out->generation = (uint32_t)db->row[1].number;
+	kt_code rc = kt_buf_append(&out->record, db->row[2].bytes.data, db->row[2].bytes.len, err);
+	if (rc == KT_OK)
+		rc = one_row(db, RANGES, NO_VALUES, "the ranges cannot be read", &rows, err);
+	if (rc != KT_OK) {
+		kt_buf_free(&out->record);
+		return rc;
+	}
+	out->ranges = db->row[0].number;
+	out->done = db->row[1].number;
+	out->items = db->row[2].number;
+	*open = true;
+	return KT_OK;
+}
+
+/* Rows first+1 .. last, in so many ranges of the same width. */
+static kt_code put_ranges(server_db *db, int64_t first, int64_t last, int64_t ranges, kt_err *err)
+{
+	int64_t width = (last - first + ranges - 1) / ranges;
+	for (int64_t id = 1; first < last; id++) {
+		int64_t upto = last - first > width ? first + width : last;
+		KT_TRY(change(db, RANGE_PUT, VALUES(number(id), number(first), number(first), number(upto)),
+			      "a range cannot be written", NULL, err));
+		first = upto;
+	}
+	return KT_OK;
+}
+
+static kt_code server_rekey_open(kt_db *base, const kt_db_rekey *rekey, kt_err *err)
+{
+	server_db *db = of(base);
+	int rows;
+	KT_TRY(change(db, RANGE_CLEAR, NO_VALUES, "the ranges cannot be removed", NULL, err));
+	KT_TRY(change(
+		db, REKEY_PUT,
+		VALUES(text(rekey->depth), number(rekey->generation), bytes(rekey->record.data, rekey->record.len)),
+		"the rekey cannot be recorded", NULL, err));
+	KT_TRY(one_row(db, ROWS, NO_VALUES, "the items cannot be counted", &rows, err));
+	if (db->row[0].number == 0)
+		return KT_OK;
+	return put_ranges(db, db->row[1].number - 1, db->row[2].number, rekey->ranges, err);
+}
+
+static kt_code server_rekey_close(kt_db *base, kt_err *err)
+{
+	server_db *db = of(base);
+	KT_TRY(change(db, REKEY_CLEAR, NO_VALUES, "the end of the rekey cannot be recorded", NULL, err));
+	return change(db, RANGE_CLEAR, NO_VALUES, "the ranges cannot be removed", NULL, err);
+}
+
+/* A transaction that does not take the write lock. */
+static kt_code begin_shared(server_db *db, kt_err *err)
+{
+	KT_TRY(ensure(db, err));
+	KT_TRY(run(db, "START TRANSACTION", "a transaction cannot begin", err));
+	db->in_transaction = true;
+	return KT_OK;
+}
+
+static kt_code claim_free(server_db *db, const char *worker, int64_t lease_ms, kt_db_range *range, bool *got,
+			  kt_err *err)
+{
+	int rows;
+	KT_TRY(one_row(db, RANGE_FREE, NO_VALUES, "no range can be claimed", &rows, err));
+	*got = rows == 1;
+	if (!*got)
+		return KT_OK;
+	const cell *row = db->row;
+	*range = (kt_db_range){.id = row[0].number,
+			       .fence = row[1].number + 1,
+			       .first = row[2].number,
+			       .after = row[3].number,
+			       .upto = row[4].number,
+			       .items = row[5].number,
+			       .taken_over = row[1].number > 0};
+	return change(db, RANGE_CLAIM, VALUES(text(worker), number(lease_ms), number(range->id)),
+		      "a range cannot be claimed", NULL, err);
+}
+
+static kt_code server_range_claim(kt_db *base, const char *worker, int64_t lease_ms, kt_db_range *range, bool *got,
+				  kt_err *err)
+{
+	server_db *db = of(base);
+	*got = false;
+	kt_code rc = begin_shared(db, err);
+	if (rc == KT_OK)
+		rc = claim_free(db, worker, lease_ms, range, got, err);
+	if (rc == KT_OK)
+		rc = server_commit(base, err);
+	server_rollback(base);
+	return rc;
+}
+
+static kt_code server_range_begin(kt_db *base, kt_db_range *range, bool *ours, kt_err *err)
+{
+	server_db *db = of(base);
+	int rows;
+	*ours = false;
+	kt_code rc = begin_shared(db, err);
+	if (rc == KT_OK)
+		rc = one_row(db, RANGE_LOCK, VALUES(number(range->id), number(range->fence)), "the range", &rows, err);
+	*ours = rc == KT_OK && rows == 1;
+	if (!*ours) {
+		server_rollback(base);
+		return rc;
+	}
+	range->after = db->row[0].number;
+	range->items = db->row[1].number;
+	return KT_OK;
+}
+
+static kt_code server_range_save(kt_db *base, const kt_db_range *range, int64_t lease_ms, bool done, kt_err *err)
+{
+	return change(
+		of(base), RANGE_SAVE,
+		VALUES(number(range->after), number(range->items), number(done), number(lease_ms), number(range->id)),
+		"the range cannot be written", NULL, err);
+}
+
 /* ---- nodes and connections ---- */
 
 static kt_code server_node_put(kt_db *base, const kt_db_node *node, kt_err *err)
@@ -1123,6 +1298,12 @@ static const kt_db_ops ops = {
 	.node_beat = server_node_beat,
 	.node_remove = server_node_remove,
 	.node_each = server_node_each,
+	.rekey_get = server_rekey_get,
+	.rekey_open = server_rekey_open,
+	.rekey_close = server_rekey_close,
+	.range_claim = server_range_claim,
+	.range_begin = server_range_begin,
+	.range_save = server_range_save,
 	.client_each = server_client_each,
 };
 

@@ -55,7 +55,7 @@ static const char *const sql[STATEMENTS] = {
 	[ITEM_PUT] = "INSERT INTO item(name, version, envelope) VALUES(?1, 1, ?2)"
 		     " ON CONFLICT(name) DO UPDATE SET version=version+1, envelope=excluded.envelope",
 	[ITEM_COUNT] = "SELECT count(*) FROM item",
-	[ITEM_EACH] = "SELECT id, name, envelope FROM item ORDER BY id",
+	[ITEM_EACH] = "SELECT id, name, envelope FROM item WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
 	[ITEM_NAMES] = "SELECT id, name FROM item NOT INDEXED WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
 	[ITEM_AFTER] = "SELECT id, name, envelope FROM item WHERE id > ?1 ORDER BY id LIMIT ?2",
 	[ITEM_REPLACE] = "UPDATE item SET envelope=?2, version=version+1 WHERE id=?1",
@@ -431,40 +431,41 @@ static kt_code give_row(sqlite3_stmt *s, bool envelopes, kt_db_item_fn *fn, void
 	return fn(arg, name, bytes ? bytes : "", (size_t)sqlite3_column_bytes(s, 2), NULL, err);
 }
 
-/* The names, with the rows' numbers, of a span; NULL: of all items. */
-static kt_code get_names(file_db *db, const kt_db_span *span, sqlite3_stmt **out, kt_err *err)
+/* The names or all of a span's items; NULL: of all items. */
+static kt_code get_span(file_db *db, statement which, const kt_db_span *span, sqlite3_stmt **out, kt_err *err)
 {
-	KT_TRY(get_statement(db, ITEM_NAMES, out, err));
+	KT_TRY(get_statement(db, which, out, err));
 	(void)sqlite3_bind_int64(*out, 1, span ? span->after : INT64_MIN);
 	(void)sqlite3_bind_int64(*out, 2, span ? span->upto : INT64_MAX);
 	(void)sqlite3_bind_int64(*out, 3, span ? span->limit : -1);
 	return KT_OK;
 }
 
-static kt_code each(file_db *db, bool envelopes, kt_db_item_fn *fn, void *arg, kt_err *err)
+static kt_code each(file_db *db, bool envelopes, kt_db_span *span, kt_db_item_fn *fn, void *arg, kt_err *err)
 {
 	sqlite3_stmt *s = NULL;
-	KT_TRY(envelopes ? get_statement(db, ITEM_EACH, &s, err) : get_names(db, NULL, &s, err));
+	KT_TRY(get_span(db, envelopes ? ITEM_EACH : ITEM_NAMES, span, &s, err));
 	kt_code rc = KT_OK;
 	int step = SQLITE_ROW;
-	while (rc == KT_OK && (step = sqlite3_step(s)) == SQLITE_ROW)
+	while (rc == KT_OK && (step = sqlite3_step(s)) == SQLITE_ROW) {
+		if (span)
+			span->after = sqlite3_column_int64(s, 0);
 		rc = give_row(s, envelopes, fn, arg, err);
+	}
 	if (rc == KT_OK && step != SQLITE_DONE)
 		rc = failed(db, "the items cannot be read", err);
 	(void)sqlite3_reset(s);
 	return rc;
 }
 
-static kt_code file_item_each(kt_db *base, kt_db_item_fn *fn, void *arg, kt_err *err)
+static kt_code file_item_each(kt_db *base, kt_db_span *span, kt_db_item_fn *fn, void *arg, kt_err *err)
 {
-	file_db *db = of(base);
-	return each(db, true, fn, arg, err);
+	return each(of(base), true, span, fn, arg, err);
 }
 
 static kt_code file_item_names(kt_db *base, kt_db_item_fn *fn, void *arg, kt_err *err)
 {
-	file_db *db = of(base);
-	return each(db, false, fn, arg, err);
+	return each(of(base), false, NULL, fn, arg, err);
 }
 
 /* How to edit: the first `len` bytes from `from` on, in `head`, which grows to what an envelope needs. */
@@ -534,7 +535,7 @@ static kt_code file_item_edit(kt_db *base, kt_db_span *span, size_t head_len, si
 	sqlite3_blob *blob = NULL;
 	edit e = {.len = head_len, .from = from, .fn = fn, .arg = arg, .last = span ? span->after : 0};
 	*count = 0;
-	KT_TRY(get_names(db, span, &s, err));
+	KT_TRY(get_span(db, ITEM_NAMES, span, &s, err));
 	kt_code rc = edit_rows(db, s, &blob, &e, count, err);
 	if (sqlite3_blob_close(blob) != SQLITE_OK && rc == KT_OK)
 		rc = failed(db, "an envelope cannot be written", err);
@@ -676,6 +677,52 @@ static kt_code file_node_each(kt_db *base, kt_db_node_fn *fn, void *arg, kt_err 
 	return rc;
 }
 
+static kt_code file_rekey_get(kt_db *base, kt_db_rekey *out, bool *open, kt_err *err)
+{
+	(void)base;
+	(void)err;
+	*out = (kt_db_rekey){0};
+	*open = false;
+	return KT_OK;
+}
+
+static kt_code no_shards(kt_db *base, kt_err *err)
+{
+	return kt_fail(err, KT_E_USAGE, "rekey without --shards: it is as fast",
+		       "%s: a rekey in shards needs a database on a server; an SQLite file has one writer", base->name);
+}
+
+static kt_code file_rekey_open(kt_db *base, const kt_db_rekey *rekey, kt_err *err)
+{
+	(void)rekey;
+	return no_shards(base, err);
+}
+
+static kt_code file_range_claim(kt_db *base, const char *worker, int64_t lease_ms, kt_db_range *range, bool *got,
+				kt_err *err)
+{
+	(void)worker;
+	(void)lease_ms;
+	(void)range;
+	*got = false;
+	return no_shards(base, err);
+}
+
+static kt_code file_range_begin(kt_db *base, kt_db_range *range, bool *ours, kt_err *err)
+{
+	(void)range;
+	*ours = false;
+	return no_shards(base, err);
+}
+
+static kt_code file_range_save(kt_db *base, const kt_db_range *range, int64_t lease_ms, bool done, kt_err *err)
+{
+	(void)range;
+	(void)lease_ms;
+	(void)done;
+	return no_shards(base, err);
+}
+
 /* SQLite keeps no list of who has the file open: the gate of the nodes asks the kernel (locks, open files). */
 static kt_code file_client_each(kt_db *base, kt_db_client_fn *fn, void *arg, kt_err *err)
 {
@@ -711,6 +758,12 @@ static const kt_db_ops ops = {
 	.node_beat = file_node_beat,
 	.node_remove = file_node_remove,
 	.node_each = file_node_each,
+	.rekey_get = file_rekey_get,
+	.rekey_open = file_rekey_open,
+	.rekey_close = no_shards,
+	.range_claim = file_range_claim,
+	.range_begin = file_range_begin,
+	.range_save = file_range_save,
 	.client_each = file_client_each,
 };
 

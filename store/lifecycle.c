@@ -134,6 +134,8 @@ typedef struct overview {
 	bool initialized;
 	int64_t epoch, now_ms;
 	kt_kek_info kek;
+	bool in_shards; /* a rekey in shards has not ended */
+	kt_db_rekey rekey;
 	cJSON *nodes;
 } overview;
 
@@ -158,12 +160,25 @@ static kt_code see_node(void *arg, const kt_db_node *node, kt_err *err)
 	return fill_node(o, n, node, err);
 }
 
+/* While a rekey in shards is under way the old KEK is still the one of the store. */
+static kt_code read_turning(overview *o, kt_db *db, kt_buf *record, kt_err *err)
+{
+	kt_buf_free(&o->rekey.record);
+	KT_TRY(kt_db_epoch(db, &o->epoch, err));
+	KT_TRY(kt_db_kek_get(db, record, err));
+	return kt_kek_inspect(record->data, record->len, &o->kek, err);
+}
+
 static kt_code read_database(overview *o, kt_db *db, kt_err *err)
 {
 	kt_buf record = KT_BUF_INIT;
 	KT_TRY(kt_db_begin(db, false, err));
 	kt_code rc = kt_db_initialized(db, &o->initialized, err);
 	if (rc == KT_OK && o->initialized)
+		rc = kt_db_rekey_get(db, &o->rekey, &o->in_shards, err);
+	if (rc == KT_OK && o->in_shards)
+		rc = read_turning(o, db, &record, err);
+	else if (rc == KT_OK && o->initialized)
 		rc = kt_session_read_kek(db, &record, &o->kek, &o->epoch, err);
 	if (rc == KT_OK && o->initialized)
 		rc = kt_db_node_each(db, see_node, o, err);
@@ -207,6 +222,18 @@ static kt_code add_kek(cJSON *j, const overview *o, kt_err *err)
 	return kt_json_add_str(k, "cmk_kcv", o->kek.cmk_kcv, err);
 }
 
+static kt_code add_rekey(cJSON *j, const overview *o, kt_err *err)
+{
+	if (!o->in_shards)
+		return KT_OK;
+	cJSON *r = cJSON_CreateObject();
+	KT_TRY(kt_json_add(j, "rekey", r, err));
+	KT_TRY(kt_json_add_str(r, "depth", o->rekey.depth, err));
+	KT_TRY(kt_json_add_int(r, "ranges", o->rekey.ranges, err));
+	KT_TRY(kt_json_add_int(r, "done", o->rekey.done, err));
+	return kt_json_add_int(r, "items", o->rekey.items, err);
+}
+
 static kt_code fill_status(cJSON *j, const overview *o, kt_err *err)
 {
 	KT_TRY(kt_json_add_bool(j, "running", o->pid != 0, err));
@@ -216,6 +243,7 @@ static kt_code fill_status(cJSON *j, const overview *o, kt_err *err)
 	KT_TRY(kt_json_add_bool(j, "initialized", o->initialized, err));
 	KT_TRY(kt_json_add_int(j, "epoch", o->epoch, err));
 	KT_TRY(kt_json_add_int(j, "live_window_seconds", o->cfg->live_window_seconds, err));
+	KT_TRY(add_rekey(j, o, err));
 	return add_kek(j, o, err);
 }
 
@@ -244,6 +272,9 @@ static kt_code print_status(const overview *o, kt_err *err)
 		return kt_store_print(err, "database %s: not initialised yet\n", name_of(o));
 	KT_TRY(kt_store_print(err, "database %s: epoch %lld, KEK %s, generation %u, master key KCV %s\n", name_of(o),
 			      (long long)o->epoch, o->kek.id, o->kek.generation, o->kek.cmk_kcv));
+	if (o->in_shards)
+		KT_TRY(kt_store_print(err, "a rekey in shards (depth %s) has not ended: %lld of %lld ranges are done\n",
+				      o->rekey.depth, (long long)o->rekey.done, (long long)o->rekey.ranges));
 	const cJSON *n;
 	cJSON_ArrayForEach(n, o->nodes)
 	{

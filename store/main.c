@@ -8,6 +8,7 @@
 
 #include "base/secret.h"
 #include "store/args.h"
+#include "store/shard.h"
 
 /* What a verb takes besides --config, --json and --help. */
 enum {
@@ -42,7 +43,7 @@ static const verb verbs[] = {
 	 kt_verb_verify},
 	{"fill", "--count N --size BYTES", "make test items with a content that verify --content can check",
 	 TAKES_DATABASE | TAKES_FILL, 0, 0, false, kt_verb_fill},
-	{"rekey", "[--depth D] [-d FILE]", "turn the data from the _SOURCE to the _DESTINATION key",
+	{"rekey", "[--depth D] [--shards N | --join]", "turn the data from the _SOURCE to the _DESTINATION key",
 	 TAKES_DATABASE | TAKES_DEPTH, 0, 0, false, kt_verb_rekey},
 	{"migrate_encryption", "[-d FILE]", "move legacy items (AES-128-CBC) to AES-256-GCM", TAKES_DATABASE, 0, 0,
 	 false, kt_verb_migrate},
@@ -63,6 +64,8 @@ static const struct option options[] = {{"help", no_argument, NULL, 'h'},
 					{"size", required_argument, NULL, 's'},
 					{"timeout", required_argument, NULL, 't'},
 					{"depth", required_argument, NULL, 'p'},
+					{"shards", required_argument, NULL, 'S'},
+					{"join", no_argument, NULL, 'J'},
 					{0}};
 
 static const char common_help[] =
@@ -81,7 +84,11 @@ static const char depth_help[] =
 	"  --depth D         how deep to turn: cmk (the KEK is wrapped anew: at once; whoever had the old master key "
 	"and\n"
 	"                    an old database has the KEK still), kek (the default: a new KEK, every data key wrapped\n"
-	"                    anew), data (every item encrypted anew under a new data key: after a compromise)\n";
+	"                    anew), data (every item encrypted anew under a new data key: after a compromise)\n"
+	"  --shards N        on a database server: cut the rows into N ranges that several nodes turn at once; this "
+	"one begins\n"
+	"  --join            on the other nodes, or again after a failure: work on the ranges of the rekey that was "
+	"begun\n";
 
 static kt_code help_all(kt_err *err)
 {
@@ -137,6 +144,8 @@ static int needs(int option)
 	case 't':
 		return TAKES_TIMEOUT;
 	case 'p':
+	case 'S':
+	case 'J':
 		return TAKES_DEPTH;
 	default:
 		return 0;
@@ -173,6 +182,11 @@ static kt_code take_option(kt_store_args *a, int option, const char *value, bool
 	case 'p':
 		a->depth = value;
 		return KT_OK;
+	case 'J':
+		a->join = true;
+		return KT_OK;
+	case 'S':
+		return number("--shards", value, 1, KT_SHARD_MAX, &a->shards, err);
 	case 'n':
 		return number("--count", value, 1, 100000000, &a->count, err);
 	case 's':
@@ -204,6 +218,8 @@ static kt_code check_use(const kt_store_args *a, const verb *v, int used, kt_err
 			       *v->arguments ? v->arguments : "no arguments");
 	if (a->database && a->creds)
 		return kt_fail(err, KT_E_USAGE, remedy, "--database and --internal-db-creds exclude each other");
+	if (a->join && (a->shards || a->depth))
+		return kt_fail(err, KT_E_USAGE, remedy, "--join takes part in what was begun: no --shards or --depth");
 	if ((v->takes & TAKES_FILL) && (a->count < 0 || a->size < 0))
 		return kt_fail(err, KT_E_USAGE, remedy, "fill needs --count and --size");
 	return KT_OK;

@@ -115,7 +115,7 @@ static kt_code check_and_drop(migration *m, kt_err *err)
 	KT_TRY(kt_db_legacy_get(m->db, NULL, &m->legacy, err));
 	KT_TRY(unlock(m, err));
 	kt_progress_begin(&m->progress, "opening", m->items);
-	KT_TRY(kt_verify_items(m->db, m->ctx, false, &m->progress, &report, err));
+	KT_TRY(kt_verify_items(m->db, NULL, m->ctx, false, &m->progress, &report, err));
 	kt_progress_end(&m->progress);
 	KT_TRY(kt_verify_judge(&report, err));
 	m->items = report.items;

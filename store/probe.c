@@ -8,6 +8,7 @@ typedef struct probe {
 	kt_envelope_ctx *old_ctx, *new_ctx; /* NULL: that key does not open the KEK */
 	kt_buf plain;
 	int64_t items, old_only, new_only, both, neither;
+	bool in_shards; /* a rekey in shards has not ended: there are two KEKs */
 } probe;
 
 static bool opens(kt_envelope_ctx *ctx, kt_buf *plain, const char *name, const void *envelope, size_t len)
@@ -42,6 +43,8 @@ static kt_code try_key(const kt_buf *record, kt_keystore *cmk, kt_envelope_ctx *
 
 static const char *verdict(const probe *p)
 {
+	if (p->in_shards) /* wherever the items are: no single key opens the store */
+		return p->old_ctx || p->new_ctx ? "mixed" : "none";
 	if (p->items == 0)
 		return p->old_ctx && p->new_ctx ? "both" : p->old_ctx ? "old" : p->new_ctx ? "new" : "none";
 	if (p->both == p->items)
@@ -53,24 +56,46 @@ static const char *verdict(const probe *p)
 	return p->neither == p->items ? "none" : "mixed";
 }
 
-static kt_code ask(probe *p, kt_db *db, kt_err *err)
+/* The record that each key has to open: one and the same, but for a rekey in shards that has not ended. */
+static kt_code read_records(probe *p, kt_db *db, kt_buf *old_record, kt_buf *new_record, kt_err *err)
 {
-	kt_buf record = KT_BUF_INIT;
 	kt_kek_info info;
 	int64_t epoch;
+	bool yes;
+	kt_db_rekey rekey = {.ranges = 0};
+	KT_TRY(kt_db_initialized(db, &yes, err));
+	if (yes)
+		KT_TRY(kt_db_rekey_get(db, &rekey, &p->in_shards, err));
+	kt_code rc = p->in_shards ? kt_db_kek_get(db, old_record, err)
+				  : kt_session_read_kek(db, old_record, &info, &epoch, err);
+	const kt_buf *other = p->in_shards ? &rekey.record : old_record;
+	if (rc == KT_OK)
+		rc = kt_buf_append(new_record, other->data, other->len, err);
+	kt_buf_free(&rekey.record);
+	return rc;
+}
+
+static kt_code try_keys(probe *p, const kt_buf *old_record, const kt_buf *new_record, kt_err *err)
+{
 	kt_err why = KT_ERR_INIT;
+	kt_code rc = try_key(old_record, p->from, &p->old_ctx, &why);
+	if (rc == KT_OK)
+		rc = try_key(new_record, p->to, &p->new_ctx, &why);
+	return rc == KT_OK ? rc : kt_fail(err, rc, why.remedy, "%s", why.msg);
+}
+
+static kt_code ask(probe *p, kt_db *db, kt_err *err)
+{
+	kt_buf old_record = KT_BUF_INIT, new_record = KT_BUF_INIT;
 	KT_TRY(kt_db_begin(db, false, err));
-	kt_code rc = kt_session_read_kek(db, &record, &info, &epoch, err);
+	kt_code rc = read_records(p, db, &old_record, &new_record, err);
 	if (rc == KT_OK)
-		rc = try_key(&record, p->from, &p->old_ctx, &why);
+		rc = try_keys(p, &old_record, &new_record, err);
 	if (rc == KT_OK)
-		rc = try_key(&record, p->to, &p->new_ctx, &why);
-	if (rc != KT_OK && why.code != KT_OK)
-		rc = kt_fail(err, rc, why.remedy, "%s", why.msg);
-	if (rc == KT_OK)
-		rc = kt_db_item_each(db, see, p, err);
+		rc = kt_db_item_each(db, NULL, see, p, err);
 	kt_db_rollback(db);
-	kt_buf_free(&record);
+	kt_buf_free(&old_record);
+	kt_buf_free(&new_record);
 	return rc;
 }
 

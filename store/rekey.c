@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The verb rekey. One transaction at every depth: a KEK under the destination's CMK, the items moved to it, every item
- * opened with what was written; so a kill at any moment leaves the old state or the new one, never a mixture, and there
- * is nothing to resume. Its price is a rollback journal of the size of what is rewritten; memory stays the same.
+ * The verb rekey. Without shards: one transaction at every depth: a KEK under the destination's CMK, the items moved to
+ * it, every item opened with what was written; so a kill at any moment leaves the old state or the new one, never a
+ * mixture, and there is nothing to resume. Its price is a rollback journal of the size of what is rewritten; memory
+ * stays the same.
+ *
+ * In shards, on a server, it is many transactions: the first records the new KEK and the ranges (from then on nothing
+ * but a worker opens the store), the last puts the new KEK in the old one's place. Between them the data needs both
+ * keys.
  */
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +18,7 @@
 #include "store/logfile.h"
 #include "store/node.h"
 #include "store/session.h"
+#include "store/shard.h"
 #include "store/verify.h"
 
 typedef struct rekey rekey;
@@ -37,6 +43,9 @@ struct rekey {
 	size_t uncached;
 	const depth *depth;
 	kt_progress progress;
+	bool in_shards;
+	int64_t want_ranges; /* 0: join */
+	kt_shard shard;
 };
 
 static kt_code same_key(kt_err *err)
@@ -170,7 +179,7 @@ static kt_code check_items(rekey *r, kt_envelope_ctx *fresh, kt_err *err)
 {
 	kt_verify_report report;
 	kt_progress_begin(&r->progress, "opening", r->items);
-	KT_TRY(kt_verify_items(r->db, fresh, false, &r->progress, &report, err));
+	KT_TRY(kt_verify_items(r->db, NULL, fresh, false, &r->progress, &report, err));
 	kt_progress_end(&r->progress);
 	KT_TRY(kt_verify_judge(&report, err));
 	r->opened = report.opened;
@@ -247,6 +256,111 @@ static void after_commit(rekey *r)
 	kt_logfile(KT_LOG_INFO, "cache", "The cache is invalid: %zu files removed", r->uncached);
 }
 
+/* ---- in shards ---- */
+
+/* The first transaction: what will be done stands in the database, and every worker finds it there. */
+static kt_code record_shards(rekey *r, kt_err *err)
+{
+	kt_kek kek = KT_KEK_INIT;
+	kt_db_rekey plan = {.ranges = r->want_ranges, .generation = r->old_kek.generation + 1};
+	(void)snprintf(plan.depth, sizeof plan.depth, "%s", r->depth->name);
+	kt_code rc = r->depth->kek(r, &kek, &plan.record, err);
+	if (rc == KT_OK)
+		rc = kt_db_rekey_open(r->db, &plan, err);
+	if (rc == KT_OK)
+		rc = kt_db_set_epoch(r->db, r->epoch + 1, err);
+	kt_kek_free(&kek);
+	kt_buf_free(&plan.record);
+	return rc;
+}
+
+static kt_code open_within(rekey *r, kt_err *err)
+{
+	KT_TRY(kt_node_gate(r->db, r->cfg->live_window_seconds, err));
+	KT_TRY(kt_session_read_kek(r->db, &r->record, &r->old_kek, &r->epoch, err));
+	KT_TRY(open_source(r, err));
+	KT_TRY(record_shards(r, err));
+	return commit(r, err);
+}
+
+static kt_code open_shards(rekey *r, kt_err *err)
+{
+	KT_TRY(kt_db_begin(r->db, true, err));
+	kt_code rc = open_within(r, err);
+	kt_db_rollback(r->db);
+	if (rc == KT_OK)
+		kt_logfile(KT_LOG_INFO, "crypt", "Starting rekey in shards (depth %s) from master key KCV %s to %s",
+			   r->depth->name, kt_keystore_kcv(r->from), kt_keystore_kcv(r->to));
+	return rc;
+}
+
+/* What was recorded, and both keys open their KEK. */
+static kt_code take_part(rekey *r, kt_db_rekey *plan, kt_err *err)
+{
+	KT_TRY(find_depth(plan->depth, &r->depth, err));
+	kt_buf_clear(&r->record);
+	KT_TRY(kt_db_epoch(r->db, &r->epoch, err));
+	KT_TRY(kt_db_kek_get(r->db, &r->record, err));
+	KT_TRY(kt_kek_inspect(r->record.data, r->record.len, &r->old_kek, err));
+	KT_TRY(kt_kek_inspect(plan->record.data, plan->record.len, &r->new_kek, err));
+	kt_envelope_ctx_free(r->old_ctx);
+	r->old_ctx = NULL;
+	kt_code rc = kt_session_unlock(&r->record, r->from, &r->old_ctx, err);
+	if (rc != KT_OK)
+		return kt_err_prefix(err, rc, "source");
+	rc = kt_session_unlock(&plan->record, r->to, &r->new_ctx, err);
+	if (rc == KT_OK)
+		rc = kt_session_unlock(&plan->record, r->to, &r->shard.fresh, err);
+	return rc == KT_OK ? rc : kt_err_prefix(err, rc, "destination");
+}
+
+static kt_code join_within(rekey *r, kt_err *err)
+{
+	kt_db_rekey plan;
+	bool open;
+	KT_TRY(kt_db_rekey_get(r->db, &plan, &open, err));
+	kt_code rc = open ? take_part(r, &plan, err)
+			  : kt_fail(err, KT_E_REFUSED,
+				    "begin one with --shards; `probe` says whether the data has been turned already",
+				    "%s: no rekey in shards is under way", kt_db_name(r->db));
+	kt_buf_free(&plan.record);
+	if (rc == KT_OK)
+		rc = kt_db_item_count(r->db, &r->items, err);
+	return rc;
+}
+
+static kt_code join_shards(rekey *r, kt_err *err)
+{
+	KT_TRY(kt_db_begin(r->db, false, err));
+	kt_code rc = join_within(r, err);
+	kt_db_rollback(r->db);
+	return rc;
+}
+
+static kt_code work_in_shards(rekey *r, kt_err *err)
+{
+	if (r->want_ranges)
+		KT_TRY(open_shards(r, err));
+	KT_TRY(join_shards(r, err));
+	r->shard.db = r->db;
+	r->shard.edit = r->depth->edit;
+	r->shard.arg = r;
+	r->shard.head_len = r->depth->head_len;
+	r->shard.from = r->depth->from;
+	kt_progress_begin(&r->progress, r->depth->doing, r->items);
+	KT_TRY(kt_shard_work(&r->shard, err));
+	kt_progress_end(&r->progress);
+	r->items = r->opened = r->shard.items;
+	r->epoch--; /* it went up with the first transaction */
+	if (r->shard.ended)
+		after_commit(r);
+	else
+		kt_logfile(KT_LOG_INFO, "crypt",
+			   "Rekey in shards: another worker has ended it; %lld ranges were done here",
+			   (long long)r->shard.ranges);
+	return KT_OK;
+}
+
 static kt_code run(rekey *r, kt_err *err)
 {
 	KT_TRY(kt_db_open(kt_store_place(r->cfg), KT_DB_WRITE, KT_SESSION_BUSY_MS, &r->db, err));
@@ -255,10 +369,15 @@ static kt_code run(rekey *r, kt_err *err)
 	if (!yes)
 		return kt_fail(err, KT_E_INPUT, "check the path of the database in store.json",
 			       "%s: the database is not initialised: there is nothing to rekey", kt_db_name(r->db));
-	KT_TRY(kt_node_gate(r->db, r->cfg->live_window_seconds, err));
-	KT_TRY(kt_node_watch_stale(r->db, r->cfg->live_window_seconds, err));
+	bool joins = r->in_shards && !r->want_ranges; /* the gate was passed by who began, and nobody has come since */
+	if (!joins)
+		KT_TRY(kt_node_gate(r->db, r->cfg->live_window_seconds, err));
+	if (!joins)
+		KT_TRY(kt_node_watch_stale(r->db, r->cfg->live_window_seconds, err));
 	KT_TRY(kt_keys_open(KT_KEYS_SOURCE, &r->from, err));
 	KT_TRY(kt_keys_open(KT_KEYS_DESTINATION, &r->to, err));
+	if (r->in_shards)
+		return work_in_shards(r, err);
 	KT_TRY(kt_db_begin(r->db, true, err));
 	KT_TRY(turn(r, err));
 	KT_TRY(commit(r, err));
@@ -277,6 +396,15 @@ static kt_code add_side(cJSON *o, const char *name, const kt_kek_info *kek, cons
 	return kt_json_add_str(k, "cmk_kcv", kek->cmk_kcv, err);
 }
 
+static kt_code add_shards(cJSON *o, const kt_shard *shard, kt_err *err)
+{
+	cJSON *s = cJSON_CreateObject();
+	KT_TRY(kt_json_add(o, "shards", s, err));
+	KT_TRY(kt_json_add_int(s, "ranges", shard->ranges, err));
+	KT_TRY(kt_json_add_int(s, "taken_over", shard->taken_over, err));
+	return kt_json_add_bool(s, "ended", shard->ended, err);
+}
+
 static kt_code fill_json(cJSON *o, const rekey *r, double seconds, kt_err *err)
 {
 	if (!o)
@@ -288,6 +416,8 @@ static kt_code fill_json(cJSON *o, const rekey *r, double seconds, kt_err *err)
 	KT_TRY(add_side(o, "old", &r->old_kek, r->from, err));
 	KT_TRY(add_side(o, "new", &r->new_kek, r->to, err));
 	KT_TRY(kt_json_add_int(o, "cache_files_removed", (int64_t)r->uncached, err));
+	if (r->in_shards)
+		KT_TRY(add_shards(o, &r->shard, err));
 	return kt_json_add(o, "seconds", cJSON_CreateNumber(seconds), err);
 }
 
@@ -316,9 +446,11 @@ static kt_code print(const kt_store_args *args, const rekey *r, double seconds, 
 
 kt_code kt_verb_rekey(const kt_store_args *args, const kt_store_config *cfg, int *exit_code, kt_err *err)
 {
-	rekey r = {.cfg = cfg};
+	rekey r = {.cfg = cfg, .in_shards = args->shards || args->join, .want_ranges = args->shards};
 	(void)exit_code;
 	KT_TRY(find_depth(args->depth, &r.depth, err));
+	if (args->shards && !r.depth->edit)
+		return kt_fail(err, KT_E_USAGE, "leave --shards out", "with depth cmk there is nothing to share");
 	int64_t start = kt_clock_mono_ms();
 	KT_TRY(kt_logfile_open(cfg->log, err));
 	kt_code rc = kt_node_gate_local(cfg, err);
@@ -329,8 +461,10 @@ kt_code kt_verb_rekey(const kt_store_args *args, const kt_store_config *cfg, int
 	else
 		kt_logfile(KT_LOG_ERROR, "crypt", "Rekey %s: %s",
 			   rc == KT_E_UNKNOWN ? "ended with an unknown outcome"
+			   : r.shard.db       ? "in shards broken off (another worker may go on)"
 					      : "refused or failed, nothing was changed",
 			   err->msg);
+	kt_envelope_ctx_free(r.shard.fresh);
 	kt_envelope_ctx_free(r.new_ctx);
 	kt_envelope_ctx_free(r.old_ctx);
 	kt_db_close(r.db);

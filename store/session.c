@@ -25,10 +25,23 @@ static kt_code refuse_legacy(kt_db *db, kt_err *err)
 	KT_TRY(kt_db_legacy_get(db, NULL, &legacy, err));
 	if (!legacy)
 		return KT_OK;
-	KT_TRY(kt_db_item_each(db, count_legacy, &t, err));
+	KT_TRY(kt_db_item_each(db, NULL, count_legacy, &t, err));
 	return kt_fail(err, KT_E_INPUT, "run `migrate_encryption`, or run it again: it goes on where it was",
 		       "%s: %lld of %lld items are still in the legacy form (AES-128-CBC)%s", kt_db_name(db),
 		       (long long)t.legacy, (long long)t.items, t.legacy ? "" : ", but the migration has not ended");
+}
+
+static kt_code refuse_shards(kt_db *db, kt_err *err)
+{
+	kt_db_rekey rekey;
+	bool open;
+	KT_TRY(kt_db_rekey_get(db, &rekey, &open, err));
+	kt_buf_free(&rekey.record);
+	if (!open)
+		return KT_OK;
+	return kt_fail(err, KT_E_INPUT, "run `rekey --join` with the keys of that rekey: it goes on where it was",
+		       "%s: a rekey in shards has not ended: %lld of %lld ranges are done", kt_db_name(db),
+		       (long long)rekey.done, (long long)rekey.ranges);
 }
 
 kt_code kt_session_read_kek(kt_db *db, kt_buf *record, kt_kek_info *info, int64_t *epoch, kt_err *err)
@@ -39,6 +52,7 @@ kt_code kt_session_read_kek(kt_db *db, kt_buf *record, kt_kek_info *info, int64_
 		return kt_fail(err, KT_E_INPUT, "the first `start` of a node initialises it",
 			       "%s: the database is not initialised yet", kt_db_name(db));
 	KT_TRY(refuse_legacy(db, err));
+	KT_TRY(refuse_shards(db, err));
 	KT_TRY(kt_db_epoch(db, epoch, err));
 	KT_TRY(kt_db_kek_get(db, record, err));
 	kt_code rc = kt_kek_inspect(record->data, record->len, info, err);

@@ -24,8 +24,8 @@ KT_MUST_CHECK kt_code kt_session_open(kt_session *s, const kt_store_config *cfg,
 void kt_session_close(kt_session *s);
 
 /* The KEK record of a database: what it says, and the epoch. KT_E_INPUT when the database is not initialised, or its
- * migration from the legacy form has not ended (the message counts the items). In the caller's transaction if there is
- * one. */
+ * migration from the legacy form or a rekey in shards has not ended (the message counts the items, or the ranges). In
+ * the caller's transaction if there is one. */
 KT_MUST_CHECK kt_code kt_session_read_kek(kt_db *db, kt_buf *record, kt_kek_info *info, int64_t *epoch, kt_err *err);
 /* A context for the KEK of a record, opened by `cmk`. */
 KT_MUST_CHECK kt_code kt_session_unlock(const kt_buf *record, kt_keystore *cmk, kt_envelope_ctx **out, kt_err *err);

@@ -64,12 +64,12 @@ static kt_code see(void *arg, const char *name, const void *envelope, size_t len
 	return KT_OK;
 }
 
-kt_code kt_verify_items(kt_db *db, kt_envelope_ctx *ctx, bool content, kt_progress *progress, kt_verify_report *report,
-			kt_err *err)
+kt_code kt_verify_items(kt_db *db, kt_db_span *span, kt_envelope_ctx *ctx, bool content, kt_progress *progress,
+			kt_verify_report *report, kt_err *err)
 {
 	*report = (kt_verify_report){0};
 	walk w = {.ctx = ctx, .content = content, .progress = progress, .report = report};
-	kt_code rc = kt_db_item_each(db, see, &w, err);
+	kt_code rc = kt_db_item_each(db, span, see, &w, err);
 	kt_buf_free(&w.plain);
 	kt_buf_free(&w.expect);
 	return rc;
@@ -149,7 +149,7 @@ static kt_code verify_in_transaction(kt_session *s, bool content, kt_verify_repo
 	KT_TRY(kt_db_begin(s->db, false, err));
 	kt_code rc = kt_session_check_epoch(s, err);
 	if (rc == KT_OK)
-		rc = kt_verify_items(s->db, s->ctx, content, NULL, r, err);
+		rc = kt_verify_items(s->db, NULL, s->ctx, content, NULL, r, err);
 	kt_db_rollback(s->db);
 	return rc;
 }

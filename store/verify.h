@@ -20,10 +20,10 @@ typedef struct kt_verify_report {
 	} first[KT_VERIFY_FIRST]; /* the first failures */
 } kt_verify_report;
 
-/* Walk all items, stepping `progress` (may be NULL). KT_OK when the walk came to its end, whatever it found. In the
- * caller's transaction if there is one. */
-KT_MUST_CHECK kt_code kt_verify_items(kt_db *db, kt_envelope_ctx *ctx, bool content, kt_progress *progress,
-				      kt_verify_report *report, kt_err *err);
+/* Walk all items (`span` NULL) or those of a span, stepping `progress` (may be NULL). KT_OK when the walk came to its
+ * end, whatever it found. In the caller's transaction if there is one. */
+KT_MUST_CHECK kt_code kt_verify_items(kt_db *db, kt_db_span *span, kt_envelope_ctx *ctx, bool content,
+				      kt_progress *progress, kt_verify_report *report, kt_err *err);
 /* KT_OK when every item opened; else an error of class report->worst that names the first ones. */
 KT_MUST_CHECK kt_code kt_verify_judge(const kt_verify_report *report, kt_err *err);
 

@@ -313,17 +313,30 @@ def test_the_server_is_killed_in_the_middle(on_server, depth):
     assert store.opens("cmk2") == (2000, 2000)
 
 
-def test_a_node_comes_back_to_a_server_that_was_restarted(on_server):
-    store = on_server().made(5)
-    store.run("start")
-    store.server.kill()
-    store.server.start()
+def await_beats(store, more):
+    """`more` heartbeats than now."""
     beats = "SELECT beats FROM keyturn_node"
-    before = int(store.server.sql(beats, store.database))
+    enough = int(store.server.sql(beats, store.database)) + more
     deadline = time.monotonic() + 30
-    while int(store.server.sql(beats, store.database)) <= before:
+    while int(store.server.sql(beats, store.database)) < enough:
         assert time.monotonic() < deadline, store.log()
         time.sleep(0.1)
+
+
+def kill_connections(store):
+    for line in store.server.sql(f"SELECT id FROM information_schema.processlist WHERE db='{store.database}'").split():
+        store.server.sql(f"KILL {line}", check=False)
+
+
+def test_a_node_comes_back(on_server):
+    store = on_server().made(5)
+    store.run("start")
+    kill_connections(store)  # as by wait_timeout: the next heartbeat makes a new one, and none is missed
+    await_beats(store, 2)
+    assert "no heartbeat" not in store.log()
+    store.server.kill()
+    store.server.start()
+    await_beats(store, 1)
     assert store.json("status")["running"]
 
 
@@ -355,3 +368,117 @@ def test_a_lock_that_is_held(on_server):
         client.wait()
         for line in store.server.sql("SELECT id FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'").split():
             store.server.sql(f"KILL {line}", check=False)
+
+
+# --- a rekey in shards ---
+
+def rekey_rows(store):
+    """{range: (items, done, pid of the worker that has claimed it)} of the rekey under way."""
+    lines = store.server.sql("SELECT id, items, done, IF(worker='', 0, SUBSTRING_INDEX(SUBSTRING(worker, 5), ' ', 1)) FROM keyturn_range",
+                             store.database).splitlines()
+    return {int(line.split()[0]): tuple(map(int, line.split()[1:])) for line in lines}
+
+
+def await_rows(store, test, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not test(rekey_rows(store)):
+        assert time.monotonic() < deadline, rekey_rows(store)
+        time.sleep(0.02)
+
+
+def finish(child):
+    out, err = child.communicate(timeout=120)
+    return json.loads(out) if child.returncode == 0 else pytest.fail(f"exit {child.returncode}: {out}{err}")
+
+
+@pytest.mark.parametrize("depth", DEPTHS[1:])
+def test_three_workers_and_one_is_killed(on_server, depth):
+    store = on_server().made(30000, 100)
+    nodes = [store.looker, store.node("web02"), store.node("web03")]
+    slow = {"KEYTURN_STORE_REKEY_DELAY_MS": "100"}  # before each commit of a batch: so that all three have something to do
+    first = store.spawn("rekey", "--shards", "9", "--depth", depth, "--json", to="cmk2", **slow)
+    await_rows(store, len)
+    others = [store.spawn("rekey", "--join", "--json", to="cmk2", node=node, **slow) for node in nodes[1:]]
+    await_rows(store, lambda rows: len({pid for _, done, pid in rows.values() if pid and not done}) == 3)  # each has one
+    others[1].send_signal(signal.SIGKILL)
+    others[1].communicate()
+    left = sum(pid == others[1].pid and not done for _, done, pid in rekey_rows(store).values())
+    # while it is under way nothing else opens the store, and everything says so
+    for words in (("verify",), ("put", "a", "b"), ("rekey",), ("rekey", "--shards", "2"), ("start",)):
+        refused = store.run(*words, to="cmk2", check=False)
+        assert refused.returncode in (3, 4), (words, refused)
+    assert "a rekey in shards has not ended" in store.run("verify", check=False).stderr
+    assert store.run("probe", to="cmk2").stdout == "mixed\n"
+    assert store.json("status")["rekey"]["depth"] == depth
+    answers = [finish(first), finish(others[0])]
+    assert all(answer["items"] == 30000 for answer in answers)
+    assert sum(answer["shards"]["ranges"] for answer in answers) >= 8  # the killed one may have done one
+    assert [answer["shards"]["ended"] for answer in answers].count(True) == 1
+    assert sum(answer["shards"]["taken_over"] for answer in answers) == left <= 1
+    assert all(answer["shards"]["ranges"] > 0 for answer in answers)
+    assert store.run("probe", to="cmk2").stdout == "new\n"
+    assert store.opens("cmk") is None and store.opens("cmk2") == (30000, 30000)
+    assert rekey_rows(store) == {} and "rekey" not in store.json("status")
+    assert store.run("rekey", "--join", key="cmk2", to="cmk", check=False).returncode == 4
+
+
+def test_all_workers_die_and_the_server_too(on_server):
+    """Killed at many moments; each time --join goes on where it was, and nothing is done twice."""
+    store = on_server().made(20000, 100)
+    child = store.spawn("rekey", "--shards", "4", "--depth", "data", to="cmk2", KEYTURN_STORE_REKEY_DELAY_MS="50")
+    await_rows(store, lambda rows: any(items for items, _, _ in rows.values()))
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    moved = sum(items for items, _, _ in rekey_rows(store).values())
+    assert 0 < moved < 20000
+    child = store.spawn("rekey", "--join", "--json", to="cmk2", KEYTURN_STORE_REKEY_DELAY_MS="300")
+    await_rows(store, lambda rows: sum(items for items, _, _ in rows.values()) > moved)
+    store.server.kill()
+    store.server.start()
+    answer = finish(child)  # it has waited for the server, and gone on
+    assert answer["items"] == answer["opened"] == 20000 and "tried again" in store.log()
+    assert store.opens("cmk2") == (20000, 20000)
+
+
+def test_a_worker_that_slept_is_fenced(on_server):
+    """It wakes up when its range is another one's, who is in the middle of it: it must not write a byte of it."""
+    store = on_server().made(12000, 100)
+    other = store.node("web02")
+    sleeper = store.spawn("rekey", "--shards", "1", "--json", to="cmk2", KEYTURN_STORE_REKEY_DELAY_MS="1000")
+    await_rows(store, lambda rows: any(items for items, _, _ in rows.values()))
+    sleeper.send_signal(signal.SIGSTOP)
+    try:
+        kill_connections(store)  # it may stand in the middle of a transaction, which would hold the range
+        second = store.spawn("rekey", "--join", "--json", node=other, to="cmk2", KEYTURN_STORE_REKEY_DELAY_MS="1000")
+        await_rows(store, lambda rows: any(pid == second.pid for _, _, pid in rows.values()))
+    finally:
+        sleeper.send_signal(signal.SIGCONT)
+    late, answer = finish(sleeper), finish(second)
+    assert "another worker has taken over range 1" in store.log()
+    assert answer["shards"] == {"ranges": 1, "taken_over": 1, "ended": True}
+    assert late["shards"] == {"ranges": 0, "taken_over": 0, "ended": False}
+    assert store.opens("cmk2") == (12000, 12000)
+
+
+def test_a_damaged_item_stops_the_shards(on_server):
+    store = on_server().made(3000, 100)
+    store.server.sql("UPDATE keyturn_item SET envelope=INSERT(envelope, 80, 1, 'x') WHERE name='fill/00001234'", store.database)
+    failed = store.run("rekey", "--shards", "3", to="cmk2", check=False)
+    assert failed.returncode == 3 and 'item "fill/00001234"' in failed.stderr
+    assert store.run("probe", to="cmk2").stdout == "mixed\n"
+    assert "rekey --join" in store.run("verify", check=False).stderr
+
+
+def test_shards_are_for_a_server(store):
+    store.made(10)
+    if store.server:
+        assert store.run("rekey", "--shards", "3", "--depth", "cmk", to="cmk2", check=False).returncode == 2
+        assert store.run("rekey", "--join", "--depth", "kek", to="cmk2", check=False).returncode == 2
+        refused = store.run("rekey", "--join", to="cmk2", check=False)
+        assert refused.returncode == 4 and "no rekey in shards is under way" in refused.stderr
+        assert store.run("rekey", "--shards", "0", to="cmk2", check=False).returncode == 2
+        assert store.json("rekey", "--shards", "4096", to="cmk2")["items"] == 10  # more ranges than items
+    else:
+        refused = store.run("rekey", "--shards", "3", to="cmk2", check=False)
+        assert refused.returncode == 2 and "needs a database on a server" in refused.stderr
+        assert store.run("probe", to="cmk2").stdout == "old\n"

@@ -160,7 +160,7 @@ static void rows_that_cannot_be(void **state)
 		kt_err err = KT_ERR_INIT;
 		(void)snprintf(sql, sizeof sql, "INSERT INTO item VALUES(1, %s, 1, %s)", c[i].name, c[i].value);
 		by_hand(sql);
-		assert_int_equal(kt_db_item_each(db, see, &s, NULL), KT_OK);
+		assert_int_equal(kt_db_item_each(db, NULL, see, &s, NULL), KT_OK);
 		assert_int_equal(s.bad, 1);
 		assert_string_equal(s.last_bad, c[i].says);
 		if (strcmp(c[i].value, "'text'") != 0) /* SQLite opens a text as a blob; its head will not parse */
