@@ -214,6 +214,12 @@ static bool is_lost(unsigned code)
 	case CR_SERVER_GONE_ERROR:
 	case CR_SERVER_LOST:
 	case CR_SERVER_LOST_EXTENDED:
+	case CR_SERVER_HANDSHAKE_ERR:
+	case CR_ERR_NET_READ:
+	case CR_ERR_NET_WRITE:
+	case CR_MALFORMED_PACKET: /* the answer ends too early */
+	case CR_STMT_CLOSED:
+	case CR_NO_PREPARE_STMT: /* the library has closed what was prepared on it */
 	case ER_SERVER_SHUTDOWN:
 	case ER_CONNECTION_KILLED:
 	case ER_NORMAL_SHUTDOWN:
