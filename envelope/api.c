@@ -91,9 +91,14 @@ static kte_code give_item(kt_code rc, const char *name, kt_err *e, kte_error *er
 static kt_code prepare(kt_err *err)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static bool done;
+	kt_code rc = KT_OK;
 	(void)pthread_mutex_lock(&lock);
-	kt_log_setup(KT_LOG_ERROR, -1);
-	kt_code rc = kt_secret_heap(err);
+	if (!done) {
+		kt_log_setup(KT_LOG_ERROR, -1);
+		rc = kt_secret_heap(err);
+		done = rc == KT_OK;
+	}
 	(void)pthread_mutex_unlock(&lock);
 	return rc;
 }

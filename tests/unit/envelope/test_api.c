@@ -11,6 +11,8 @@
 
 #include <cmocka.h>
 #include <pthread.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 
 #include "envelope/keyturn-envelope.h"
 
@@ -21,6 +23,8 @@ static kte_keystore *one, *two; /* two CMKs */
 static kte_kek *a, *b;          /* two KEKs */
 static uint8_t record[KTE_RECORD_MAX];
 static size_t record_len;
+static int dumpable_before;
+static struct rlimit core_before;
 
 static kte_kek *make_kek(void)
 {
@@ -34,6 +38,8 @@ static kte_kek *make_kek(void)
 static int set_up(void **state)
 {
 	(void)state;
+	dumpable_before = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
+	(void)getrlimit(RLIMIT_CORE, &core_before);
 	(void)setenv("API_TEST_ONE", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", 1);
 	(void)setenv("API_TEST_TWO", "IAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", 1);
 	if (kte_keystore_open("env:API_TEST_ONE", &one, NULL) != KTE_OK ||
@@ -330,6 +336,17 @@ static void keystores_are_refused_by_name(void **state)
 	assert_non_null(strstr(err.remedy, "API_TEST_THREE"));
 }
 
+/* What keyturn's programs do first of all, a library may not: the process is another's. */
+static void the_process_is_left_alone(void **state)
+{
+	(void)state;
+	struct rlimit core;
+	assert_int_equal(prctl(PR_GET_DUMPABLE, 0, 0, 0, 0), dumpable_before);
+	assert_int_equal(getrlimit(RLIMIT_CORE, &core), 0);
+	assert_int_equal(core.rlim_cur, core_before.rlim_cur);
+	assert_int_equal(core.rlim_max, core_before.rlim_max);
+}
+
 static void *work(void *arg)
 {
 	(void)arg;
@@ -374,6 +391,7 @@ int main(void)
 		cmocka_unit_test(names_are_shown_safely),
 		cmocka_unit_test(wrong_calls),
 		cmocka_unit_test(keystores_are_refused_by_name),
+		cmocka_unit_test(the_process_is_left_alone),
 		cmocka_unit_test(handles_in_threads),
 	};
 	return cmocka_run_group_tests(tests, set_up, tear_down);
