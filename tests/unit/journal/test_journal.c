@@ -323,8 +323,9 @@ static void test_killed_at_any_time(void **state)
 	(void)state;
 	int64_t before = 0;
 	size_t interrupted = 0;
+	const unsigned rounds = getenv("KT_VALGRIND") ? 12 : 40;
 	kt_journal_close(open_ok(KT_JOURNAL_WRITE));
-	for (unsigned i = 0; i < 40; i++) {
+	for (unsigned i = 0; i < rounds; i++) {
 		size_t acknowledged = kill_after((i * 7919) % 10000, i % 4 != 0);
 		kt_journal *j = open_ok(KT_JOURNAL_WRITE); /* the lock died with its holder */
 		int64_t now = verify_ok(j);
@@ -336,7 +337,7 @@ static void test_killed_at_any_time(void **state)
 		interrupted += acknowledged > 0;
 		before = now;
 	}
-	assert_true(interrupted > 10);
+	assert_true(interrupted > rounds / 4);
 }
 
 /* --- Full disk ---------------------------------------------------------------------------------------------------- */
@@ -439,8 +440,9 @@ static void test_every_byte(void **state)
 	seen before;
 	seen after;
 	size_t noticed = 0;
+	const size_t stride = getenv("KT_VALGRIND") ? 7 : 1;
 	assert_true(read_all(&before));
-	for (size_t i = 0; i < good.len; i++) {
+	for (size_t i = 0; i < good.len; i += stride) {
 		/* Free space between the pages' cells is long and dull. */
 		if (good.data[i] == 0 && i % 16 != 0)
 			continue;
@@ -452,7 +454,7 @@ static void test_every_byte(void **state)
 		else if (strcmp(before.text, after.text) != 0 || before.n != after.n)
 			fail_msg("a changed byte at %zu goes unseen", i);
 	}
-	assert_true(noticed > 1000);
+	assert_true(noticed > 1000 / stride);
 	spill(db, good.data, good.len);
 	kt_buf_free(&good);
 }
