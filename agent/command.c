@@ -266,10 +266,10 @@ void kt_command_result_free(kt_command_result *r)
 
 static kt_code differs(const char *tail, kt_err *err, const char *what)
 {
-	char last[200];
-	kt_text_last_line(tail, last, sizeof last);
+	char last[400];
+	kt_text_last_lines(tail, last, sizeof last);
 	return kt_fail(err, KT_E_REFUSED, "read the command's output", "%s%s%s", what,
-		       last[0] ? "; its last line: " : "; it printed nothing", last);
+		       last[0] ? "; its last lines: " : "; it printed nothing", last);
 }
 
 kt_code kt_expect_check(const cJSON *expect, const kt_spawn_end *end, const kt_match *match, const char *tail,

@@ -40,7 +40,7 @@ void kt_command_result_free(kt_command_result *r);
 
 /*
  * `expect` (may be NULL: {"exit":0}): {"exit":n, "has":[text], "lacks":[text]} over how a command ended.
- * KT_E_REFUSED says what differs, with the last line of the output. `match` was made by kt_match_new from the same
+ * KT_E_REFUSED says what differs, with the last lines of the output. `match` was made by kt_match_new from the same
  * object.
  */
 KT_MUST_CHECK kt_code kt_expect_check(const cJSON *expect, const kt_spawn_end *end, const kt_match *match,

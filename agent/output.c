@@ -102,18 +102,38 @@ void kt_text_clean(kt_buf *b)
 	b->len = w;
 }
 
-void kt_text_last_line(const char *text, char *out, size_t size)
+typedef struct line {
+	const char *at;
+	int len;
+} line;
+
+/* The last two lines that are not blank; empty ones where there are none. */
+static void find_last(const char *text, line *before, line *last)
 {
-	const char *best = "";
-	int best_len = 0;
+	*before = *last = (line){"", 0};
 	for (const char *p = text; *p;) {
-		int n = (int)strcspn(p, "\n");
-		if ((int)strspn(p, " \t") < n) {
-			best = p;
-			best_len = n;
+		int n = (int)strcspn(p, "\n"), blank = (int)strspn(p, " \t");
+		if (blank < n) {
+			*before = *last;
+			*last = (line){p, n};
 		}
 		p += n;
 		p += *p == '\n';
 	}
-	(void)snprintf(out, size, "%.*s", best_len, best);
+}
+
+void kt_text_last_line(const char *text, char *out, size_t size)
+{
+	line before, last;
+	find_last(text, &before, &last);
+	(void)snprintf(out, size, "%.*s", last.len, last.at);
+}
+
+void kt_text_last_lines(const char *text, char *out, size_t size)
+{
+	line before, last;
+	find_last(text, &before, &last);
+	for (; last.len && strchr(" \t", *last.at) && before.len; last.at++)
+		last.len--;
+	(void)snprintf(out, size, "%.*s%s%.*s", before.len, before.at, before.len ? "; " : "", last.len, last.at);
 }

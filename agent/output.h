@@ -32,5 +32,7 @@ void kt_output_free(kt_output *o);
 void kt_text_clean(kt_buf *b);
 /* Copy the last line that is not blank, cut to `size`; "" when there is none. */
 void kt_text_last_line(const char *text, char *out, size_t size);
+/* The same of the last two, "; " between them: many programs say first what is wrong, and then what to do. */
+void kt_text_last_lines(const char *text, char *out, size_t size);
 
 #endif

@@ -270,7 +270,7 @@ static kt_code check_key(preflight *p, kt_err *err)
 	kt_secret key = KT_SECRET_INIT;
 	kt_err reason = KT_ERR_INIT;
 	char kcv[KT_KCV_TEXT] = "";
-	if (!ref)
+	if (!ref || cJSON_IsNull(ref)) /* it stays in a token or in a service */
 		return KT_OK;
 	kt_code rc = kt_keyref_resolve(p->ctx, ref, &key, &reason);
 	if (rc == KT_OK)

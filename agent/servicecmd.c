@@ -100,7 +100,7 @@ static kt_code run_command(kt_agent_ctx *ctx, const cJSON *command, kt_spawn_end
 	if (rc == KT_OK)
 		rc = kt_output_end(&output, err);
 	if (rc == KT_OK)
-		kt_text_last_line(kt_buf_cstr(&output.tail), last_words, sizeof last_words);
+		kt_text_last_lines(kt_buf_cstr(&output.tail), last_words, sizeof last_words);
 	kt_output_free(&output);
 	return rc;
 }

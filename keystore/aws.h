@@ -9,15 +9,16 @@
 #define KT_KEYSTORE_AWS_H
 
 #include "base/buf.h"
+#include "base/keyuri.h"
 #include "base/secret.h"
 #include "wire/blob.h"
 
 enum {
-	KT_AWS_BODY_MAX = 8000,  /* bytes of an answer that are taken */
-	KT_AWS_ID_MAX = 129,     /* sizes of texts with the NUL */
-	KT_AWS_REGION_MAX = 33,  /* */
-	KT_AWS_KEY_MAX = 300,    /* an alias has at most 256 bytes, its ARN some more */
-	KT_AWS_CONTEXT_MAX = 257 /* */
+	KT_AWS_BODY_MAX = 8000, /* bytes of an answer that are taken */
+	KT_AWS_ID_MAX = 129,    /* sizes of texts with the NUL */
+	KT_AWS_REGION_MAX = KT_AWSURI_REGION,
+	KT_AWS_KEY_MAX = KT_AWSURI_NAME, /* an alias has at most 256 bytes, its ARN some more */
+	KT_AWS_CONTEXT_MAX = KT_AWSURI_CONTEXT
 };
 
 /* --- aws_credentials.c -------------------------------------------------------------------------------------------- */

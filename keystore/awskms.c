@@ -8,113 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/utf8.h"
+#include "base/keyuri.h"
 #include "keystore/aws.h"
 #include "keystore/internal.h"
 
-static const char shape[] =
-	"write awskms:alias/NAME?region=REGION&context=TEXT (both may be left out), or an ARN for alias/NAME";
-
-static kt_code malformed(const char *what, kt_err *err)
-{
-	return kt_fail(err, KT_E_INPUT, shape, "%s", what);
-}
-
 /* --- The URI ------------------------------------------------------------------------------------------------------ */
-
-static bool plain(unsigned char c)
-{
-	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("-._~/:", c);
-}
-
-/* RFC 3986 §2.1 */
-static kt_code put_escaped(const char *text, kt_buf *out, kt_err *err)
-{
-	for (const char *p = text; *p; p++) {
-		if (plain((unsigned char)*p))
-			KT_TRY(kt_buf_append(out, p, 1, err));
-		else
-			KT_TRY(kt_buf_printf(out, err, "%%%02X", (unsigned char)*p));
-	}
-	return KT_OK;
-}
-
-static int hex_digit(char c)
-{
-	const char *digits = "0123456789abcdef", *at = c ? strchr(digits, c >= 'A' && c <= 'F' ? c + 32 : c) : NULL;
-	return at ? (int)(at - digits) : -1;
-}
-
-/* n bytes with %-escapes; printable UTF-8 of 1 to size - 1 bytes. */
-static bool take_escaped(const char *text, size_t n, char *out, size_t size)
-{
-	size_t len = 0;
-	for (size_t i = 0; i < n; i++, len++) {
-		if (len + 1 >= size)
-			return false;
-		out[len] = text[i];
-		if (text[i] == '%') {
-			int high = i + 2 < n ? hex_digit(text[i + 1]) : -1,
-			    low = high >= 0 ? hex_digit(text[i + 2]) : -1;
-			if (low < 0)
-				return false;
-			out[len] = (char)(high << 4 | low);
-			i += 2;
-		}
-		if ((unsigned char)out[len] < ' ' || out[len] == 0x7f)
-			return false;
-	}
-	out[len] = '\0';
-	return len > 0 && kt_utf8_valid(out, len, NULL);
-}
-
-static kt_code take_key(const char *text, size_t n, kt_aws_kms *kms, kt_err *err)
-{
-	static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:/_-";
-	if (n == 0 || n >= sizeof kms->name || strspn(text, letters) < n)
-		return malformed("this names no key of AWS KMS", err);
-	memcpy(kms->name, text, n);
-	return KT_OK;
-}
-
-/* arn:PARTITION:kms:REGION:ACCOUNT:... */
-static kt_code region_of_arn(kt_aws_kms *kms, kt_err *err)
-{
-	char partition[16], region[KT_AWS_REGION_MAX], account[16];
-	if (strncmp(kms->name, "arn:", 4) != 0)
-		return KT_OK;
-	if (sscanf(kms->name, "arn:%15[a-z-]:kms:%32[a-z0-9-]:%15[0-9]:", partition, region, account) != 3)
-		return malformed("this is no ARN of a key of AWS KMS", err);
-	if (kms->region[0] && strcmp(kms->region, region) != 0)
-		return malformed("the URI's region is not that of its ARN", err);
-	memcpy(kms->region, region, sizeof region);
-	return KT_OK;
-}
-
-static kt_code take_query(const char *at, kt_aws_kms *kms, kt_err *err)
-{
-	while (*at) {
-		size_t n = strcspn(at, "&");
-		if (strncmp(at, "region=", 7) == 0 && !kms->region[0]) {
-			if (!take_escaped(at + 7, n - 7, kms->region, sizeof kms->region))
-				return malformed("region= holds no region", err);
-		} else if (strncmp(at, "context=", 8) == 0 && !kms->context[0]) {
-			if (!take_escaped(at + 8, n - 8, kms->context, sizeof kms->context))
-				return malformed("context= is not 1 to 256 bytes of printable UTF-8", err);
-		} else {
-			return malformed("only region= and context= may stand behind the '?', once each", err);
-		}
-		at += n + (at[n] == '&');
-	}
-	return KT_OK;
-}
 
 static kt_code parse(const char *rest, kt_aws_kms *kms, kt_err *err)
 {
-	size_t n = strcspn(rest, "?");
-	KT_TRY(take_key(rest, n, kms, err));
-	KT_TRY(take_query(rest[n] ? rest + n + 1 : rest + n, kms, err));
-	KT_TRY(region_of_arn(kms, err));
+	kt_awsuri uri;
+	KT_TRY(kt_awsuri_parse(rest, &uri, err));
+	memcpy(kms->name, uri.name, sizeof uri.name);
+	memcpy(kms->region, uri.region, sizeof uri.region);
+	memcpy(kms->context, uri.context, sizeof uri.context);
 	if (!kms->region[0])
 		KT_TRY(kt_aws_region_find(kms->region, err));
 	if (!kms->region[0])
@@ -129,20 +35,17 @@ static kt_code parse(const char *rest, kt_aws_kms *kms, kt_err *err)
 
 kt_code kt_keystore_awskms_uri(const char *key, const char *context, kt_buf *out, kt_err *err)
 {
-	KT_TRY(kt_buf_printf(out, err, "awskms:%s", key));
-	if (!context || !context[0])
-		return KT_OK;
-	KT_TRY(kt_buf_str(out, "?context=", err));
-	return put_escaped(context, out, err);
+	kt_awsuri uri;
+	KT_TRY(kt_awsuri_make(key, "", context, &uri, err));
+	return kt_awsuri_format(&uri, out, err);
 }
 
 static kt_code format(const kt_aws_kms *kms, kt_buf *out, kt_err *err)
 {
-	KT_TRY(kt_buf_printf(out, err, "awskms:%s?region=%s", kms->name, kms->region));
-	if (strcmp(kms->context, KT_KEYSTORE_AWS_CONTEXT) == 0)
-		return KT_OK;
-	KT_TRY(kt_buf_str(out, "&context=", err));
-	return put_escaped(kms->context, out, err);
+	kt_awsuri uri;
+	bool usual = strcmp(kms->context, KT_KEYSTORE_AWS_CONTEXT) == 0;
+	KT_TRY(kt_awsuri_make(kms->name, kms->region, usual ? "" : kms->context, &uri, err));
+	return kt_awsuri_format(&uri, out, err);
 }
 
 /* --- The scheme --------------------------------------------------------------------------------------------------- */

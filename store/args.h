@@ -28,6 +28,7 @@ kt_verb kt_verb_verify;                                       /* verify.c */
 kt_verb kt_verb_rekey;                                        /* rekey.c */
 kt_verb kt_verb_migrate;                                      /* migrate.c */
 kt_verb kt_verb_probe;                                        /* probe.c */
+kt_verb kt_verb_check_key;                                    /* checkkey.c */
 
 /* Print a JSON value and a newline on stdout, and delete it. `value` may be NULL: out of memory then. KT_E_IO. */
 KT_MUST_CHECK kt_code kt_store_print_json(cJSON *value, kt_err *err);

@@ -26,61 +26,94 @@ static variable look(const char *stem, kt_keys_role role)
 	return v;
 }
 
-bool kt_keys_set(kt_keys_role role)
-{
-	return look("LKR_MASTER_KEY_FILE", role).value || look("LKR_MASTER_KEY_ENV", role).value ||
-	       look("LKR_AWS_CMK", role).value;
-}
-
-static kt_code missing(kt_keys_role role, kt_err *err)
-{
-	if (role == KT_KEYS_PLAIN)
-		return kt_fail(err, KT_E_KEY,
-			       "set LKR_MASTER_KEY_FILE to the path of the master key's file, or "
-			       "LKR_MASTER_KEY_ENV to the master key in base64, or LKR_AWS_CMK to a key of AWS KMS",
-			       "%s", KT_KEYSTORE_MISSING);
-	return kt_fail(err, KT_E_KEY,
-		       "a rekey needs LKR_MASTER_KEY_FILE, LKR_MASTER_KEY_ENV or LKR_AWS_CMK with _SOURCE and with "
-		       "_DESTINATION",
-		       "none of LKR_MASTER_KEY_FILE%s, LKR_MASTER_KEY_ENV%s and LKR_AWS_CMK%s is set", suffix[role],
-		       suffix[role], suffix[role]);
-}
-
-/* Which of the three that may name a master key are set: exactly one must be. */
-static kt_code pick(kt_keys_role role, variable *out, kt_err *err)
-{
-	static const char *const stems[] = {"LKR_MASTER_KEY_FILE", "LKR_MASTER_KEY_ENV", "LKR_AWS_CMK"};
-	*out = (variable){.value = NULL};
-	for (size_t i = 0; i < sizeof stems / sizeof stems[0]; i++) {
-		variable v = look(stems[i], role);
-		if (v.value && out->value)
-			return kt_fail(err, KT_E_KEY, "unset one of them",
-				       "%s and %s are both set: which is the master key?", out->name, v.name);
-		if (v.value)
-			*out = v;
-	}
-	return out->value ? KT_OK : missing(role, err);
-}
-
-static kt_code file_uri(const char *value, kt_buf *out, kt_err *err)
+static kt_code file_uri(const variable *v, kt_keys_role role, kt_buf *out, kt_err *err)
 {
 	char *path = NULL;
-	KT_TRY(kt_store_absolute(NULL, value, &path, err));
+	(void)role;
+	KT_TRY(kt_store_absolute(NULL, v->value, &path, err));
 	kt_code rc = kt_buf_printf(out, err, "file:%s", path);
 	free(path);
 	return rc;
 }
 
+static kt_code env_uri(const variable *v, kt_keys_role role, kt_buf *out, kt_err *err)
+{
+	(void)role;
+	return kt_buf_printf(out, err, "env:%s", v->name);
+}
+
+static kt_code awskms_uri(const variable *v, kt_keys_role role, kt_buf *out, kt_err *err)
+{
+	return kt_keystore_awskms_uri(v->value, look("LKR_AWS_CMK_EC", role).value, out, err);
+}
+
+static kt_code pkcs11_uri(const variable *v, kt_keys_role role, kt_buf *out, kt_err *err)
+{
+	(void)role;
+	if (strncmp(v->value, "pkcs11:", 7) != 0)
+		return kt_fail(err, KT_E_KEY, "write pkcs11:token=LABEL;object=LABEL?pin-source=file:/path",
+			       "%s is not a pkcs11: URI (RFC 7512)", v->name);
+	return kt_buf_str(out, v->value, err);
+}
+
+/* The variables that may name a master key, and the keystore that each of them stands for. */
+static const struct {
+	const char *stem;
+	kt_code (*uri)(const variable *v, kt_keys_role role, kt_buf *out, kt_err *err);
+} namers[] = {{"LKR_MASTER_KEY_FILE", file_uri},
+	      {"LKR_MASTER_KEY_ENV", env_uri},
+	      {"LKR_AWS_CMK", awskms_uri},
+	      {"LKR_PKCS11_CMK", pkcs11_uri}};
+enum { NAMERS = sizeof namers / sizeof namers[0] };
+
+bool kt_keys_set(kt_keys_role role)
+{
+	for (size_t i = 0; i < NAMERS; i++)
+		if (look(namers[i].stem, role).value)
+			return true;
+	return false;
+}
+
+static kt_code missing(kt_keys_role role, kt_err *err)
+{
+	if (role == KT_KEYS_PLAIN)
+		return kt_fail(
+			err, KT_E_KEY,
+			"set LKR_MASTER_KEY_FILE to the path of the master key's file, LKR_MASTER_KEY_ENV to the "
+			"master key in base64, LKR_AWS_CMK to a key of AWS KMS, or LKR_PKCS11_CMK to the URI of "
+			"one in a token",
+			"%s", KT_KEYSTORE_MISSING);
+	return kt_fail(err, KT_E_KEY,
+		       "a rekey needs LKR_MASTER_KEY_FILE, LKR_MASTER_KEY_ENV, LKR_AWS_CMK or LKR_PKCS11_CMK with "
+		       "_SOURCE and with _DESTINATION",
+		       "none of LKR_MASTER_KEY_FILE%s, LKR_MASTER_KEY_ENV%s, LKR_AWS_CMK%s and LKR_PKCS11_CMK%s is set",
+		       suffix[role], suffix[role], suffix[role], suffix[role]);
+}
+
+/* Exactly one of them must be set. */
+static kt_code pick(kt_keys_role role, size_t *out, kt_err *err)
+{
+	*out = NAMERS;
+	for (size_t i = 0; i < NAMERS; i++) {
+		if (!look(namers[i].stem, role).value)
+			continue;
+		if (*out != NAMERS)
+			return kt_fail(err, KT_E_KEY, "unset one of them",
+				       "%s%s and %s%s are both set: which is the master key?", namers[*out].stem,
+				       suffix[role], namers[i].stem, suffix[role]);
+		*out = i;
+	}
+	return *out == NAMERS ? missing(role, err) : KT_OK;
+}
+
 kt_code kt_keys_uri(kt_keys_role role, char **uri, kt_err *err)
 {
-	variable v;
+	size_t i;
 	kt_buf text = KT_BUF_INIT;
 	*uri = NULL;
-	KT_TRY(pick(role, &v, err));
-	kt_code rc = strncmp(v.name, "LKR_MASTER_KEY_FILE", 19) == 0 ? file_uri(v.value, &text, err)
-		     : strncmp(v.name, "LKR_MASTER_KEY_ENV", 18) == 0
-			     ? kt_buf_printf(&text, err, "env:%s", v.name)
-			     : kt_keystore_awskms_uri(v.value, look("LKR_AWS_CMK_EC", role).value, &text, err);
+	KT_TRY(pick(role, &i, err));
+	const variable v = look(namers[i].stem, role);
+	kt_code rc = namers[i].uri(&v, role, &text, err);
 	if (rc == KT_OK && !(*uri = kt_buf_steal(&text)))
 		rc = kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	kt_buf_free(&text);

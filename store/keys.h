@@ -5,6 +5,7 @@
  *   LKR_MASTER_KEY_ENV   the CMK itself, base64 (keystore env:)
  *   LKR_AWS_CMK          a key of AWS KMS: alias/NAME, id or ARN (keystore awskms:), with LKR_AWS_CMK_EC its encryption
  *                        context
+ *   LKR_PKCS11_CMK       the pkcs11: URI of a wrapping key in a token (keystore pkcs11:); of ours, not documented there
  * each plain (what the node runs with), with _SOURCE and with _DESTINATION (what a rekey turns from and to). An empty
  * variable counts as absent.
  */

@@ -49,6 +49,8 @@ static const verb verbs[] = {
 	 false, kt_verb_migrate},
 	{"probe", "[-d FILE]", "which key opens the data: old, new, both, mixed or none", TAKES_DATABASE, 0, 0, false,
 	 kt_verb_probe},
+	{"check_key", "", "wrap and open something with the master key (the _DESTINATION one where it is set)", 0, 0, 0,
+	 false, kt_verb_check_key},
 };
 enum { VERBS = sizeof verbs / sizeof verbs[0] };
 
@@ -97,10 +99,11 @@ static kt_code help_all(kt_err *err)
 			      "share, with the commands of Looker's procedures.\n\n"));
 	for (size_t i = 0; i < VERBS; i++)
 		KT_TRY(kt_store_print(err, "  %-18s %-26s %s\n", verbs[i].name, verbs[i].arguments, verbs[i].summary));
-	return kt_store_print(err,
-			      "\n%s\nMaster key: LKR_MASTER_KEY_FILE or LKR_MASTER_KEY_ENV; for rekey and probe with "
-			      "_SOURCE and _DESTINATION. See keyturn-store(1).\n",
-			      common_help);
+	return kt_store_print(
+		err,
+		"\n%s\nMaster key: LKR_MASTER_KEY_FILE, LKR_MASTER_KEY_ENV, LKR_AWS_CMK or LKR_PKCS11_CMK; for "
+		"rekey and probe with _SOURCE and _DESTINATION. See keyturn-store(1).\n",
+		common_help);
 }
 
 static kt_code help_verb(const verb *v, kt_err *err)

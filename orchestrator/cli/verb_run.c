@@ -119,15 +119,30 @@ static kt_code confirm(const kt_ctx *c, kt_err *err)
 	return kt_cli_confirm(question, "look at `keyturn plan`, then: keyturn run --yes", err);
 }
 
+/* Is the token asked for anything? Not where the new key stays in another one, or in a service. */
+static bool uses_hsm(const cJSON *plan)
+{
+	const cJSON *s;
+	cJSON_ArrayForEach(s, cJSON_GetObjectItemCaseSensitive(plan, "steps"))
+	{
+		const cJSON *verb = cJSON_GetObjectItemCaseSensitive(s, "verb");
+		if (cJSON_IsString(verb) && kt_hsm_knows(verb->valuestring))
+			return true;
+	}
+	return false;
+}
+
 static kt_code run(kt_ctx *c, kt_report *report, kt_err *err)
 {
 	kt_turn_end end;
 	KT_TRY(kt_ctx_open_journal(c, KT_JOURNAL_WRITE, err));
 	KT_TRY(no_open_run(c, err));
-	KT_TRY(kt_ctx_check_escrow_key(c, err));
-	KT_TRY(kt_ctx_open_hsm(c, err));
 	KT_TRY(kt_ctx_open_nodes(c, err));
 	KT_TRY(kt_ctx_make_plan(c, true, err));
+	if (uses_hsm(c->plan)) {
+		KT_TRY(kt_ctx_check_escrow_key(c, err));
+		KT_TRY(kt_ctx_open_hsm(c, err));
+	}
 	KT_TRY(confirm(c, err));
 	const kt_turn_options o = turn_options(c, c->run, report);
 	KT_TRY(kt_turn_begin(&o, c->plan, &end, err));
@@ -166,7 +181,7 @@ static kt_code open_hsm_if_needed(kt_ctx *c, kt_err *err)
 		return KT_OK;
 	KT_TRY(kt_replay_run(c->journal, c->run, &replay, err));
 	kt_engine_status s = kt_engine_state(replay.engine);
-	bool needed = s.state != KT_RUN_BACK && !s.rekey_started;
+	bool needed = s.state != KT_RUN_BACK && !s.rekey_started && uses_hsm(replay.plan);
 	kt_replay_free(&replay);
 	if (needed) {
 		*err = why;

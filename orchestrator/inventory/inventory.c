@@ -268,14 +268,9 @@ static const cJSON *find_transport_key(const kt_cluster *c, const kt_node *n, ch
 	return member(c->doc.root, name);
 }
 
-/* The node reads the PIN, and nobody is there to type it. The URI is never copied into an error: a careless one holds a
- * PIN. */
-static kt_code check_transport_uri(const char *uri, kt_err *err)
+kt_code kt_node_token_check(const char *uri, kt_err *err)
 {
 	const char *source = strstr(uri, "pin-source=");
-	if (strncmp(uri, "pkcs11:", 7) != 0)
-		return kt_fail(err, KT_E_INPUT, "write \"file\", or name a token on the node: pkcs11:token=LABEL",
-			       "is neither \"file\" nor a pkcs11: URI (RFC 7512)");
 	if (strcasestr(uri, "pin-value"))
 		return kt_fail(err, KT_E_INPUT,
 			       "use pin-source=file:/path, a file on the node with mode 0400, and change the PIN if "
@@ -285,6 +280,14 @@ static kt_code check_transport_uri(const char *uri, kt_err *err)
 		return kt_fail(err, KT_E_INPUT, "use pin-source=file:/path, a file on the node with mode 0400",
 			       "the PIN of a node's token can only come from a file on the node");
 	return KT_OK;
+}
+
+static kt_code check_transport_uri(const char *uri, kt_err *err)
+{
+	if (strncmp(uri, "pkcs11:", 7) != 0)
+		return kt_fail(err, KT_E_INPUT, "write \"file\", or name a token on the node: pkcs11:token=LABEL",
+			       "is neither \"file\" nor a pkcs11: URI (RFC 7512)");
+	return kt_node_token_check(uri, err);
 }
 
 static kt_code read_environment(const loader *l, kt_node *n, const cJSON *from, const char *where, kt_err *err)

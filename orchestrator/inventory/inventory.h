@@ -87,6 +87,10 @@ const kt_node *kt_cluster_node(const kt_cluster *c, const char *name);
  * gets at it, RFC 7512 §2.4). Appended to `out`. */
 KT_MUST_CHECK kt_code kt_node_transport_at(const kt_node *node, kt_buf *out, kt_err *err);
 
+/* A pkcs11: URI of a token on a node: the node reads the PIN, and nobody is there to type it. KT_E_INPUT when it holds
+ * a PIN or takes it from anywhere but a file; the URI is never copied into the error. */
+KT_MUST_CHECK kt_code kt_node_token_check(const char *uri, kt_err *err);
+
 /* The value of a variable as the file has it (a template): the node's own, else the first of its groups' (in the order
  * of the node's "groups") that has it, else the cluster's, else NULL. `node` may be NULL: the cluster's alone. */
 const cJSON *kt_cluster_var(const kt_cluster *c, const kt_node *node, const char *name);

@@ -33,7 +33,7 @@ static kt_code of_uri(const kt_keys *k, const char *text, kt_place *out, kt_err 
 bool kt_keys_elsewhere(const cJSON *key)
 {
 	const char *id = kt_ledger_text(key, "id");
-	return kt_ledger_is(key, "kind", "cluster") && strncmp(id, "kcv-", 4) == 0;
+	return kt_ledger_is(key, "kind", "cluster") && (strncmp(id, "kcv-", 4) == 0 || strncmp(id, "at-", 3) == 0);
 }
 
 static kt_code of_file(const kt_keys *k, const char *text, kt_place *out, kt_err *err)
@@ -112,7 +112,7 @@ static kt_code of_known(const kt_keys *k, const char *text, kt_place *out, kt_er
 	}
 	(void)snprintf(out->uri, sizeof out->uri, "%s", k->cluster->hsm.uri);
 	(void)snprintf(out->label, sizeof out->label, "%s", kt_ledger_text(out->known, "label"));
-	return strncmp(id, "kcv-", 4) == 0 ? KT_OK : set_id(id, out, err);
+	return strspn(id, "0123456789abcdef") == strlen(id) ? set_id(id, out, err) : KT_OK;
 }
 
 kt_code kt_place_of(const kt_keys *k, const char *key, kt_place *out, kt_err *err)

@@ -4,11 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/codec.h"
+#include "base/keyuri.h"
 #include "orchestrator/journal/replay.h"
 #include "orchestrator/ledger/internal.h"
 #include "orchestrator/ledger/view.h"
 
-/* Invariant: `from`, `to` and `backup` belong to `keys`; the last two are NULL until the run has made them. */
+/* Invariant: `from`, `to` and `backup` belong to `keys`; `to` is NULL until the run has made its key, or the data opens
+ * with one that it did not make; `backup` until the run has made it. */
 typedef struct fold {
 	cJSON *keys;
 	char run[KT_RUN_MAX + 1];
@@ -23,25 +26,41 @@ typedef struct fold {
 
 /* --- The two keys of a run ---------------------------------------------------------------------------------------- */
 
-/* A run that does not know the old key's check value cannot say which key that is. */
-static kt_code find_old(fold *f, int64_t time_ms, kt_err *err)
+/* "kcv-1a2b3c", or where the key stays (without what only says how a node gets there): "at-" and a digest of it. */
+static kt_code id_of(const char *uri, const char *kcv, char id[KT_LEDGER_ID], kt_err *err)
+{
+	char digest[KT_SHA256_HEX];
+	size_t n = strncmp(uri, "pkcs11:", 7) == 0 ? strcspn(uri, "?") : strlen(uri);
+	(void)snprintf(id, KT_LEDGER_ID, "kcv-%.6s", kcv);
+	if (kcv[0])
+		return KT_OK;
+	KT_TRY(kt_sha256_hex(uri, n, digest, err));
+	(void)snprintf(id, KT_LEDGER_ID, "at-%.12s", digest);
+	return KT_OK;
+}
+
+/* A key that the run did not make, "from" or "to" of its plan. *out stays NULL for one of which neither check value nor
+ * place says which key it is. */
+static kt_code find_outside(fold *f, const char *side, const char *kcv, cJSON **out, kt_err *err)
 {
 	char id[KT_LEDGER_ID];
-	const cJSON *key = kt_ledger_member(f->plan, "key");
-	const cJSON *from = kt_ledger_member(key, "from");
-	const char *kcv = kt_ledger_text(key, "kcv");
-	if (!kcv[0])
+	kt_keyuri_kind kind;
+	const char *rest;
+	const cJSON *uris = kt_ledger_member(kt_ledger_member(f->plan, "key"), side);
+	const char *uri = uris && cJSON_IsString(uris->child) ? uris->child->valuestring : "";
+	*out = NULL;
+	if (!kcv[0] && !(kt_keyuri_kind_of(uri, &kind, &rest) && kt_keyuri_stays(kind)))
 		return KT_OK;
-	f->from = kt_ledger_element(f->keys, "kcv", kcv);
-	(void)snprintf(id, sizeof id, "kcv-%.6s", kcv);
-	const kt_ledger_new outside = {.id = id,
-				       .label = "",
-				       .uri = from && cJSON_IsString(from->child) ? from->child->valuestring : "",
-				       .kind = "cluster",
-				       .kcv = kcv};
-	if (!f->from)
-		KT_TRY(kt_ledger_add_key(f->keys, &outside, &f->from, err));
-	if (kt_ledger_element(kt_ledger_member(f->from, "history"), "state", "active"))
+	KT_TRY(id_of(uri, kcv, id, err));
+	*out = kcv[0] ? kt_ledger_element(f->keys, "kcv", kcv) : kt_ledger_element(f->keys, "id", id);
+	const kt_ledger_new outside = {.id = id, .label = "", .uri = uri, .kind = "cluster", .kcv = kcv};
+	return *out ? KT_OK : kt_ledger_add_key(f->keys, &outside, out, err);
+}
+
+static kt_code find_old(fold *f, int64_t time_ms, kt_err *err)
+{
+	KT_TRY(find_outside(f, "from", kt_ledger_text(kt_ledger_member(f->plan, "key"), "kcv"), &f->from, err));
+	if (!f->from || kt_ledger_element(kt_ledger_member(f->from, "history"), "state", "active"))
 		return KT_OK;
 	return kt_ledger_add_event(f->from, KT_KEY_ACTIVE, time_ms, f->run, "in use when the run began", err);
 }
@@ -189,6 +208,8 @@ static kt_code retire_backup_key(const fold *f, int64_t time_ms, kt_err *err)
 static kt_code on_progress(fold *f, const kt_event *ev, int64_t time_ms, kt_err *err)
 {
 	kt_engine_status s = kt_engine_state(f->engine);
+	if (!f->to && s.rekey_done && !kt_ledger_element(kt_ledger_member(f->plan, "steps"), "verb", "key.generate"))
+		KT_TRY(find_outside(f, "to", "", &f->to, err));
 	if (f->to && !f->active && s.rekey_done) {
 		f->active = true;
 		KT_TRY(kt_ledger_add_event(f->to, KT_KEY_ACTIVE, time_ms, f->run, "the data opens with it", err));

@@ -23,7 +23,8 @@ typedef struct kt_ledger {
 
 /* What is known of a key when it comes into the ledger. Borrowed. */
 typedef struct kt_ledger_new {
-	const char *id;            /* hex of CKA_ID; of a file: random; "kcv-a1b2c3" for one that came from elsewhere */
+	const char *id;            /* hex of CKA_ID; of file: and awskms: random; "kcv-a1b2c3" for one that came from
+				      elsewhere, "at-…" (a digest of its URI) for one that stays there */
 	const char *label;         /* "" when it has none */
 	const char *uri;           /* without a pin-source */
 	const char *kind;          /* cluster, wrapping, custodian, backup */

@@ -223,7 +223,12 @@ static kt_code finish(cJSON *keys, const kt_view_options *o, kt_err *err)
 		KT_TRY(kt_json_add(k, "warnings", cJSON_CreateArray(), err));
 		if (cJSON_IsTrue(kt_ledger_member(k, "on_data"))) {
 			KT_TRY(kt_ledger_add_need(k, "data", data, "", "", err));
-			if (!has_escrow(k))
+			if (!kt_ledger_text(k, "kcv")[0])
+				KT_TRY(warn(k,
+					    "data is under it, and it cannot be escrowed: who deletes it where it is "
+					    "deletes the data",
+					    err));
+			else if (!has_escrow(k))
 				KT_TRY(warn(k, "data is under it, and no escrow of it is known", err));
 		}
 		KT_TRY(warn_of_cryptoperiod(k, o, err));
@@ -234,12 +239,24 @@ static kt_code finish(cJSON *keys, const kt_view_options *o, kt_err *err)
 
 /* --- The view ----------------------------------------------------------------------------------------------------- */
 
-/* The ledger's key that runs tell of: by its id; a key that came from elsewhere by its check value. */
+/* Of a key that stays where it is a run knows the place alone. The query part of a pkcs11: URI is how a node gets
+ * there. */
+static bool same_place(const cJSON *a, const cJSON *b)
+{
+	const char *x = kt_ledger_text(a, "uri"), *y = kt_ledger_text(b, "uri");
+	bool token = strncmp(x, "pkcs11:", 7) == 0;
+	size_t n = token ? strcspn(x, "?") : strlen(x);
+	return n == (token ? strcspn(y, "?") : strlen(y)) && strncmp(x, y, n) == 0;
+}
+
+/* The ledger's key that runs tell of: by its id; a key that came from elsewhere by its check value, or its place. */
 static cJSON *find_told(cJSON *keys, const cJSON *told)
 {
 	cJSON *found = kt_ledger_element(keys, "id", kt_ledger_text(told, "id"));
-	for (cJSON *k = keys->child; k && !found && !kt_ledger_member(told, "run"); k = k->next)
-		if (kt_ledger_is(k, "kcv", kt_ledger_text(told, "kcv")) && kt_ledger_is(k, "kind", "cluster"))
+	bool outside = !kt_ledger_member(told, "run"), by_kcv = kt_ledger_text(told, "kcv")[0] != '\0';
+	for (cJSON *k = keys->child; k && !found && outside; k = k->next)
+		if (kt_ledger_is(k, "kind", "cluster") &&
+		    (by_kcv ? kt_ledger_is(k, "kcv", kt_ledger_text(told, "kcv")) : same_place(k, told)))
 			found = k;
 	return found;
 }

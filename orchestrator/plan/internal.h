@@ -3,6 +3,7 @@
 #ifndef KT_PLAN_INTERNAL_H
 #define KT_PLAN_INTERNAL_H
 
+#include "base/keyuri.h"
 #include "orchestrator/inventory/template.h"
 #include "orchestrator/plan/plan.h"
 #include "orchestrator/playbook/verbs.h"
@@ -14,14 +15,15 @@ enum {
 
 /* Where one node has a key. */
 typedef struct kt_plan_key {
-	char *uri;         /* file:/path or env:NAME */
-	bool env;          /* it is a variable of the env file */
-	const char *where; /* the path, or the variable's name; in uri */
+	char *uri; /* file:/path, env:NAME, pkcs11:… or awskms:… */
+	kt_keyuri_kind kind;
+	const char *where; /* in uri what follows the scheme: the path, the variable's name */
+	kt_awsuri aws;     /* the parts of awskms:… */
 } kt_plan_key;
 
 /*
- * Invariants: (1) from and to have one entry a node, all of one kind each; (2) kcv is NULL or the old key's check value
- * on every node that told one.
+ * Invariants: (1) from and to have one entry a node, all of one kind each (of awskms: the same key); (2) kcv is NULL or
+ * the old key's check value on every node that told one.
  */
 typedef struct kt_planner {
 	const kt_plan_input *in;
@@ -50,8 +52,10 @@ KT_MUST_CHECK kt_code kt_plan_check_vars(kt_planner *p, kt_err *err);
 /* Fill p->from, p->to and p->kcv. KT_E_INPUT, KT_E_REFUSED. */
 KT_MUST_CHECK kt_code kt_plan_find_keys(kt_planner *p, kt_err *err);
 void kt_plan_free_keys(kt_planner *p);
-/* The operators: *out stays NULL when `object` is none of ours. */
-KT_MUST_CHECK kt_code kt_plan_operator(kt_planner *p, const cJSON *object, cJSON **out, kt_err *err);
+/* The operators for one node (SIZE_MAX: the cluster): *out stays NULL when `object` is none of ours. */
+KT_MUST_CHECK kt_code kt_plan_operator(kt_planner *p, size_t node, const cJSON *object, cJSON **out, kt_err *err);
+/* Is the step there for the kinds of keystores in force? */
+bool kt_plan_applies(const kt_planner *p, const cJSON *step);
 /* Replace {"key":"from"} and {"key":"to"} anywhere below `value` by what the agent understands. */
 KT_MUST_CHECK kt_code kt_plan_bind_keys(kt_planner *p, size_t node, cJSON *value, kt_err *err);
 

@@ -106,19 +106,10 @@ static kt_code fill_step(kt_planner *p, const cJSON *step, cJSON *o, size_t *tar
 	return add_other(p, step, "probe", o, err);
 }
 
-/* Is the step there for these kinds of keystores? */
-static bool applies(const kt_planner *p, const cJSON *step)
-{
-	const cJSON *from = member(member(step, "when"), "from");
-	const cJSON *to = member(member(step, "when"), "to");
-	return (!from || strcmp(from->valuestring, p->from[0].env ? "env" : "file") == 0) &&
-	       (!to || strcmp(to->valuestring, p->to[0].env ? "env" : "file") == 0);
-}
-
 static kt_code add_step(kt_planner *p, const cJSON *step, cJSON *list, kt_err *err)
 {
 	size_t targets = 0;
-	if (!applies(p, step))
+	if (!kt_plan_applies(p, step))
 		return KT_OK;
 	cJSON *o = cJSON_CreateObject();
 	if (!o)
@@ -329,18 +320,32 @@ kt_code kt_plan_digest(const cJSON *plan, char digest[KT_SHA256_HEX], kt_err *er
 /* --- Asking a node where its key is
  * ------------------------------------------------------------------------------------- */
 
-/* {"LKR_MASTER_KEY_FILE":"file","LKR_MASTER_KEY_ENV":"env"}: which variables name a key file, which hold a key. */
+/* What a variable that a keystore sets for running tells of its key; NULL: nothing. */
+static const char *tells(const char *keystore, const cJSON *value)
+{
+	static const struct {
+		const char *keystore, *value, *tells;
+	} table[] = {{"file", "${key.path}", "file"},
+		     {"pkcs11", "${key.uri}", "pkcs11"},
+		     {"awskms", "${key.name}", "awskms"},
+		     {"awskms", "${key.region}", "awskms.region"},
+		     {"awskms", "${key.context}", "awskms.context"}};
+	if (cJSON_IsObject(value))
+		return "env";
+	for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
+		if (strcmp(keystore, table[i].keystore) == 0 && strcmp(value->valuestring, table[i].value) == 0)
+			return table[i].tells;
+	return NULL;
+}
+
 static kt_code add_variables(const kt_planner *p, cJSON *into, kt_err *err)
 {
 	cJSON *o;
 	KT_TRY(add_object(into, "variables", &o, err));
-	for (const cJSON *k = member(p->playbook, "keystores")->child; k; k = k->next) {
-		for (const cJSON *v = member(k, "run")->child; v; v = v->next) {
-			bool path = cJSON_IsString(v) && strcmp(v->valuestring, "${key.path}") == 0;
-			if (path || cJSON_IsObject(v))
-				KT_TRY(kt_json_add_str(o, v->string, path ? "file" : "env", err));
-		}
-	}
+	for (const cJSON *k = member(p->playbook, "keystores")->child; k; k = k->next)
+		for (const cJSON *v = member(k, "run")->child; v; v = v->next)
+			if (tells(k->string, v))
+				KT_TRY(kt_json_add_str(o, v->string, tells(k->string, v), err));
 	return KT_OK;
 }
 

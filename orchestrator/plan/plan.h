@@ -14,8 +14,8 @@
 
 /* Where a node has its old key, as it said itself (verb key.locate). */
 typedef struct kt_located {
-	const char *uri; /* file:/path or env:NAME; NULL: the node was not asked */
-	const char *kcv; /* hex; NULL: not known */
+	const char *uri; /* file:/path, env:NAME, pkcs11:… or awskms:…; NULL: the node was not asked */
+	const char *kcv; /* hex; "" or NULL: not known */
 } kt_located;
 
 /* A node's transport key as it was pinned at enrolment. */
@@ -44,14 +44,11 @@ typedef struct kt_plan_input {
 KT_MUST_CHECK kt_code kt_plan_make(const kt_plan_input *in, cJSON **plan, char digest[KT_SHA256_HEX], kt_err *err);
 
 /*
- * The arguments of `key.locate` for one node (index into the cluster's nodes): {"env_file", "variables": {NAME:
- * scheme}}, the variables being those that the playbook's keystores set for running. `in->located` and `in->run` are
- * not looked at. *out is the caller's.
+ * The arguments of `key.locate` for one node (an index into cluster->nodes): where the application's variables are, and
+ * what those that the playbook's keystores set for running tell: {"env_file", "variables": {NAME: "file" | "env" |
+ * "pkcs11" | "awskms" | "awskms.region" | "awskms.context"}}. `in->located` and `in->run` are not looked at. *args is
+ * the caller's. KT_E_INPUT.
  */
-KT_MUST_CHECK kt_code kt_plan_locate_args(const kt_plan_input *in, size_t node, cJSON **out, kt_err *err);
-
-/* The arguments of key.locate for node `node` (an index into cluster->nodes): where the application's variables are,
- * and which of them name a key. `in->located` is not looked at. *args is the caller's. KT_E_INPUT. */
 KT_MUST_CHECK kt_code kt_plan_locate_args(const kt_plan_input *in, size_t node, cJSON **args, kt_err *err);
 
 /* The digest of a plan that is there already (from the journal, from a file). */

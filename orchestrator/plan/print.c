@@ -506,6 +506,40 @@ static kt_code put_key(const cJSON *uris, const char *name, const char *kcv, kt_
 	return rc;
 }
 
+static const cJSON *find_step(const cJSON *plan, const char *verb)
+{
+	const cJSON *s = member(plan, "steps") ? member(plan, "steps")->child : NULL;
+	while (s && !is_verb(s, verb))
+		s = s->next;
+	return s;
+}
+
+/* What becomes of a key where it is; of all nodes' alike. */
+static kt_code put_fate(const cJSON *uris, bool old, kt_buf *out, kt_err *err)
+{
+	static const struct {
+		const char *old, *new;
+	} fates[KT_KEYURI_KINDS] = {
+		[KT_KEYURI_FILE] = {"its file stays where it is",
+				    "made in the token, escrowed, wrapped for each node, written to that file (0400)"},
+		[KT_KEYURI_ENV] = {"it stays in the old env file, which is kept",
+				   "made in the token, escrowed, wrapped for each node, written into its env file"},
+		[KT_KEYURI_PKCS11] =
+			{"it stays in the nodes' token: leave it there",
+			 "there already, in the nodes' token: not made, escrowed or delivered here; each node "
+			 "tries it before anything stops. Who deletes it deletes the data"},
+		[KT_KEYURI_AWSKMS] = {
+			"it stays in AWS KMS: do not schedule its deletion",
+			"there already, in AWS KMS: not made, escrowed or delivered here; each node tries it "
+			"before anything stops. Who deletes it deletes the data"}};
+	kt_keyuri_kind kind;
+	const char *rest;
+	const cJSON *first = uris ? uris->child : NULL;
+	if (!cJSON_IsString(first) || !kt_keyuri_kind_of(first->valuestring, &kind, &rest))
+		return KT_OK;
+	return kt_buf_printf(out, err, "%9s %s\n", "", old ? fates[kind].old : fates[kind].new);
+}
+
 static kt_code put_nodes(const cJSON *plan, kt_buf *out, kt_err *err)
 {
 	cJSON *names = cJSON_CreateArray();
@@ -532,7 +566,9 @@ static kt_code put_head(const cJSON *plan, kt_buf *out, kt_err *err)
 			     text(playbook, "name"), number(playbook, "version"), text(playbook, "sha256")));
 	KT_TRY(put_nodes(plan, out, err));
 	KT_TRY(put_key(member(key, "from"), "old key", text(key, "kcv"), out, err));
+	KT_TRY(put_fate(member(key, "from"), true, out, err));
 	KT_TRY(put_key(member(key, "to"), "new key", "", out, err));
+	KT_TRY(put_fate(member(key, "to"), false, out, err));
 	KT_TRY(kt_buf_printf(out, err, "token     %s, escrow under %s\n", text(member(plan, "hsm"), "token"),
 			     text(member(plan, "hsm"), "escrow_key")));
 	const cJSON *custodians = member(plan, "custodians");
@@ -554,14 +590,6 @@ static kt_code put_transport_keys(const cJSON *plan, kt_buf *out, kt_err *err)
 				     text(key, "at")));
 	}
 	return KT_OK;
-}
-
-static const cJSON *find_step(const cJSON *plan, const char *verb)
-{
-	const cJSON *s = member(plan, "steps") ? member(plan, "steps")->child : NULL;
-	while (s && !is_verb(s, verb))
-		s = s->next;
-	return s;
 }
 
 /* Is no backup looked into with the old key? */

@@ -47,26 +47,43 @@ static const cJSON *as_kcv(kt_plan_scope *s, const char *kcv)
 	return &s->value;
 }
 
-/* `field` of from or to. The kind and the check value are the same for all nodes. */
+/* What is the same for all nodes. */
+static const cJSON *find_of_cluster_key(kt_plan_scope *s, const kt_plan_key *k, bool from, const char *field)
+{
+	if (strcmp(field, "kind") == 0)
+		return as_text(s, kt_keyuri_name(k->kind));
+	if (strcmp(field, "stays") == 0)
+		return as_bool(s, kt_keyuri_stays(k->kind));
+	return strcmp(field, "kcv") == 0 ? as_kcv(s, from ? s->p->kcv : NULL) : NULL;
+}
+
+static const char *name_of(const kt_plan_key *k)
+{
+	return k->kind == KT_KEYURI_AWSKMS ? k->aws.name : k->kind == KT_KEYURI_ENV ? k->where : "";
+}
+
+/* `field` of from or to. */
 static const cJSON *find_key(kt_plan_scope *s, bool from, const char *field)
 {
 	const kt_plan_key *keys = from ? s->p->from : s->p->to;
 	const kt_plan_key *k = keys ? &keys[s->node ? s->index : 0] : NULL;
 	if (!k || !k->uri)
 		return NULL; /* not read yet */
-	if (strcmp(field, "kind") == 0)
-		return as_text(s, k->env ? "env" : "file");
-	if (strcmp(field, "kcv") == 0)
-		return as_kcv(s, from ? s->p->kcv : NULL);
-	if (!s->node)
-		return NULL;
+	const char *path = k->kind == KT_KEYURI_FILE ? k->where : NULL;
+	const cJSON *found = find_of_cluster_key(s, k, from, field);
+	if (found || !s->node)
+		return found;
 	if (strcmp(field, "uri") == 0)
 		return as_text(s, k->uri);
 	if (strcmp(field, "path") == 0)
-		return as_text(s, k->env ? "" : k->where);
+		return as_text(s, path ? path : "");
 	if (strcmp(field, "name") == 0)
-		return as_text(s, k->env ? k->where : "");
-	return strcmp(field, "files") == 0 ? as_list(s, k->env ? NULL : k->where) : NULL;
+		return as_text(s, name_of(k));
+	if (strcmp(field, "region") == 0)
+		return as_text(s, k->aws.region);
+	if (strcmp(field, "context") == 0)
+		return as_text(s, k->aws.context);
+	return strcmp(field, "files") == 0 ? as_list(s, path) : NULL;
 }
 
 static const cJSON *find_of_node(kt_plan_scope *s, const char *name)
@@ -128,7 +145,7 @@ static void offer(void *cookie, kt_nearest *near)
 static kt_code operate(void *cookie, const cJSON *object, cJSON **out, kt_err *err)
 {
 	kt_plan_scope *s = cookie;
-	return kt_plan_operator(s->p, object, out, err);
+	return kt_plan_operator(s->p, s->node ? s->index : SIZE_MAX, object, out, err);
 }
 
 void kt_plan_scope_init(kt_planner *p, size_t node, bool late, kt_plan_scope *s, kt_scope *out)
@@ -238,6 +255,16 @@ static bool is_late(const cJSON *v)
 	return cJSON_IsString(v) && strstr(v->valuestring, "${") != NULL;
 }
 
+/* A declaration with "values" takes no other. */
+static bool is_allowed(const cJSON *declared, const cJSON *v)
+{
+	const cJSON *values = member(declared, "values");
+	bool found = !values;
+	for (const cJSON *a = values ? values->child : NULL; a; a = a->next)
+		found = found || cJSON_Compare(a, v, 1);
+	return found;
+}
+
 static kt_code check_variable(kt_planner *p, size_t node, const cJSON *declared, kt_err *err)
 {
 	const kt_node *n = &p->in->cluster->nodes[node];
@@ -258,6 +285,9 @@ static kt_code check_variable(kt_planner *p, size_t node, const cJSON *declared,
 	if (!is_late(made) && has_plain_type(declared) && !fits(declared, made, types))
 		rc = kt_json_doc_fail(doc, path, err, member(declared, "help")->valuestring,
 				      "must be of type %s, is %s", types, type_of(made));
+	if (rc == KT_OK && !is_late(made) && !is_allowed(declared, made))
+		rc = kt_json_doc_fail(doc, path, err, member(declared, "help")->valuestring,
+				      "is none of the values that it may have");
 	cJSON_Delete(made);
 	return rc;
 }

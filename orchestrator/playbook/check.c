@@ -166,17 +166,34 @@ static kt_code unknown_ref(ref_ctx *c, const kt_template_ref *ref, const char *f
 	return ref_fault(c, ref, err, "${%s} is not known", full);
 }
 
+bool kt_playbook_names_kind(const cJSON *kinds, const char *kind)
+{
+	const cJSON *k = cJSON_IsArray(kinds) ? kinds->child : kinds;
+	for (; k; k = cJSON_IsArray(kinds) ? k->next : NULL)
+		if (strcmp(k->valuestring, kind) == 0)
+			return true;
+	return false;
+}
+
+/* Is each of the kinds of `inner` one of `outer`? NULL is any kind. */
+static bool within(const cJSON *inner, const cJSON *outer)
+{
+	const cJSON *k = cJSON_IsArray(inner) ? inner->child : inner;
+	bool all = inner || !outer;
+	for (; outer && k; k = cJSON_IsArray(inner) ? k->next : NULL)
+		all = all && kt_playbook_names_kind(outer, k->valuestring);
+	return all;
+}
+
 /* Is the field there on every target of `user`, whatever kinds of keystores are in force? */
 static bool always_there(const kt_step_view *user, const kt_step_view *source)
 {
 	bool covered = strcmp(source->on, "once") == 0 || strcmp(source->on, user->on) == 0 ||
 		       (strcmp(source->on, "all") == 0 && strcmp(user->on, "once") != 0);
 	const cJSON *when = member(source->json, "when");
-	for (const cJSON *k = when ? when->child : NULL; k; k = k->next) {
-		const char *mine = text(member(user->json, "when"), k->string);
-		covered = covered && mine && strcmp(mine, k->valuestring) == 0;
-	}
-	return covered;
+	const cJSON *mine = member(user->json, "when");
+	return covered && within(member(mine, "from"), member(when, "from")) &&
+	       within(member(mine, "to"), member(when, "to"));
 }
 
 static kt_code check_step_ref(ref_ctx *c, const kt_template_ref *ref, kt_err *err)
@@ -213,7 +230,10 @@ static kt_code check_ref(void *cookie, const kt_template_ref *ref, kt_err *err)
 	ref_ctx *c = cookie;
 	char full[2 * KT_TEMPLATE_NAME];
 	(void)snprintf(full, sizeof full, "%s%s%s", ref->name, ref->field ? "." : "", ref->field ? ref->field : "");
-	bool of_key = strcmp(full, "key.path") == 0 || strcmp(full, "key.name") == 0 || strcmp(full, "key.uri") == 0;
+	static const char *const of_keys[] = {"key.path", "key.name", "key.uri", "key.region", "key.context"};
+	bool of_key = false;
+	for (size_t i = 0; i < sizeof of_keys / sizeof of_keys[0]; i++)
+		of_key = of_key || strcmp(full, of_keys[i]) == 0;
 	if (kt_builtin_is(full) || (of_key && c->key))
 		return KT_OK;
 	if (ref->field && !kt_builtin_reserved(ref->name))
@@ -269,9 +289,9 @@ static kt_code check_variables(const kt_playbook_view *v, kt_err *err)
 	return check_refs_in(v, SIZE_MAX, "$.env_file", true, member(v->p->doc.root, "env_file"), err);
 }
 
-static bool owned(const kt_playbook *p, const char *name)
+static bool lists(const cJSON *names, const char *name)
 {
-	for (const cJSON *o = member(p->doc.root, "owns")->child; o; o = o->next)
+	for (const cJSON *o = names ? names->child : NULL; o; o = o->next)
 		if (strcmp(o->valuestring, name) == 0)
 			return true;
 	return false;
@@ -280,15 +300,19 @@ static bool owned(const kt_playbook *p, const char *name)
 /* A variable that a turn sets and does not own would stay for ever. */
 static kt_code check_keystores(const kt_playbook_view *v, kt_err *err)
 {
-	for (const cJSON *k = member(v->p->doc.root, "keystores")->child; k; k = k->next) {
+	const cJSON *root = v->p->doc.root;
+	for (const cJSON *k = member(root, "keystores")->child; k; k = k->next) {
 		for (const cJSON *set = k->child; set; set = set->next) {
 			char path[PATH_TEXT];
 			(void)snprintf(path, sizeof path, "$.keystores.%s.%s", k->string, set->string);
 			KT_TRY(check_refs_in(v, SIZE_MAX, path, true, set, err));
 			for (const cJSON *name = set->child; name; name = name->next)
-				if (!owned(v->p, name->string))
-					return kt_json_doc_fail(&v->p->doc, path, err, "add it to \"owns\"",
-								"\"%s\" is not in \"owns\"", name->string);
+				if (!lists(member(root, "owns"), name->string) &&
+				    !lists(member(root, "shares"), name->string))
+					return kt_json_doc_fail(
+						&v->p->doc, path, err,
+						"add it to \"owns\", or to \"shares\" when others use it, too",
+						"\"%s\" is not in \"owns\"", name->string);
 		}
 	}
 	return KT_OK;

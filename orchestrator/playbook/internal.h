@@ -34,6 +34,9 @@ KT_MUST_CHECK kt_code kt_playbook_check_form(const kt_playbook *p, kt_playbook_v
 /* S1..S7. */
 KT_MUST_CHECK kt_code kt_playbook_check_safety(kt_playbook_view *v, kt_err *err);
 
+/* Does the "from" or "to" of a "when" (a kind or an array of kinds) name this one? */
+bool kt_playbook_names_kind(const cJSON *kinds, const char *kind);
+
 /* An error at $.steps[i] followed by `member` (".with.path", or ""). */
 KT_MUST_CHECK kt_code kt_playbook_fault(const kt_playbook_view *v, size_t i, const char *member, kt_err *err,
 					const char *remedy, const char *fmt, ...) KT_PRINTF(6, 7);

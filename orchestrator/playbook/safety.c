@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/keyuri.h"
 #include "orchestrator/inventory/template.h"
 #include "orchestrator/playbook/internal.h"
 
@@ -58,6 +59,24 @@ static size_t find(const kt_playbook_view *v, size_t from, size_t end, const cha
 {
 	size_t i = from;
 	while (i < end && !(does(&v->steps[i], verb) && on(&v->steps[i], targets) && always(&v->steps[i])))
+		i++;
+	return i;
+}
+
+/* Is the step there whenever the new key's keystore is of this kind? */
+static bool serves(const kt_step_view *s, const char *kind)
+{
+	const cJSON *when = member(s->json, "when");
+	const cJSON *to = member(when, "to");
+	return !member(when, "from") && (!to || kt_playbook_names_kind(to, kind));
+}
+
+/* As find(), for one kind of keystore of the new key. */
+static size_t find_for(const kt_playbook_view *v, size_t from, size_t end, const char *verb, const char *targets,
+		       const char *kind)
+{
+	size_t i = from;
+	while (i < end && !(does(&v->steps[i], verb) && on(&v->steps[i], targets) && serves(&v->steps[i], kind)))
 		i++;
 	return i;
 }
@@ -232,15 +251,15 @@ static kt_code backup_is_tested(kt_playbook_view *v, kt_err *err)
 	return same_backup_key(v, b, c, err);
 }
 
-static kt_code key_is_escrowed(kt_playbook_view *v, kt_err *err)
+static kt_code key_is_escrowed(kt_playbook_view *v, const char *kind, kt_err *err)
 {
-	size_t g = find(v, 0, v->rekey, "key.generate", "once");
+	size_t g = find_for(v, 0, v->rekey, "key.generate", "once", kind);
 	if (g == v->rekey)
 		return lacks(v, err, NULL, "S3: no key.generate before the rekey");
-	size_t again = find(v, g + 1, v->n, "key.generate", "once");
+	size_t again = find_for(v, g + 1, v->n, "key.generate", "once", kind);
 	if (again != v->n)
 		return kt_playbook_fault(v, again, ".do", err, NULL, "S3: a run has one new key");
-	size_t e = find(v, g + 1, v->rekey, "key.escrow", "once");
+	size_t e = find_for(v, g + 1, v->rekey, "key.escrow", "once", kind);
 	if (e == v->rekey)
 		return kt_playbook_fault(v, g, "", err, "add key.escrow after it", "S3: this key is never escrowed");
 	const cJSON *expect = member(v->steps[e].json, "expect");
@@ -258,10 +277,10 @@ static kt_code key_is_escrowed(kt_playbook_view *v, kt_err *err)
 /* --- S4: no node starts with a key that does not open the data
  * ------------------------------------------------------------ */
 
-static kt_code key_is_delivered(kt_playbook_view *v, kt_err *err)
+static kt_code key_is_delivered(kt_playbook_view *v, const char *kind, kt_err *err)
 {
-	size_t g = find(v, 0, v->rekey, "key.generate", "once");
-	size_t w = find(v, g, v->rekey, "key.wrap", "all");
+	size_t g = find_for(v, 0, v->rekey, "key.generate", "once", kind);
+	size_t w = find_for(v, g, v->rekey, "key.wrap", "all", kind);
 	size_t r = w;
 	while (r < v->rekey && !(does(&v->steps[r], "key.receive") && cJSON_IsTrue(member(v->steps[r].with, "keep"))))
 		r++;
@@ -270,7 +289,7 @@ static kt_code key_is_delivered(kt_playbook_view *v, kt_err *err)
 			     "S4: the new key is not delivered (key.wrap, then key.receive with \"keep\": true) before "
 			     "the rekey");
 	const kt_step_view *s = &v->steps[r];
-	if (!on(s, "all") || !always(s))
+	if (!on(s, "all") || !serves(s, kind))
 		return kt_playbook_fault(v, r, ".on", err, NULL, "S4: every node needs the new key: \"on\":\"all\"");
 	const cJSON *expect = member(s->json, "expect");
 	if (!is_ref(expect, "proof", v->steps[w].name, "expect") || !is_ref(expect, "kcv", v->steps[g].name, "kcv"))
@@ -281,19 +300,72 @@ static kt_code key_is_delivered(kt_playbook_view *v, kt_err *err)
 	return KT_OK;
 }
 
-/* Where the new key may be a file, it must be there before the rekey. */
-static kt_code file_is_installed(kt_playbook_view *v, kt_err *err)
+/* Where the new key is a file, it must be there before the rekey. */
+static kt_code file_is_installed(kt_playbook_view *v, const char *kind, kt_err *err)
 {
-	if (!member(member(v->p->doc.root, "keystores"), "file"))
+	if (strcmp(kind, kt_keyuri_name(KT_KEYURI_FILE)) != 0 ||
+	    find_for(v, 0, v->rekey, "key.install", "all", kind) != v->rekey)
 		return KT_OK;
-	for (size_t i = 0; i < v->rekey; i++) {
-		const kt_step_view *s = &v->steps[i];
-		const cJSON *when = member(s->json, "when");
-		bool there = !when || (!member(when, "from") && strcmp(text(when, "to"), "file") == 0);
-		if (does(s, "key.install") && on(s, "all") && there)
-			return KT_OK;
-	}
 	return lacks(v, err, "\"when\": {\"to\": \"file\"} may limit it", "S4: no key.install on all before the rekey");
+}
+
+static bool sets_destination(const kt_step_view *s)
+{
+	const cJSON *sets = member(member(member(s->with, "command"), "env"), "$set");
+	for (const cJSON *n = cJSON_IsArray(sets) ? sets->child : NULL; n; n = n->next)
+		if (cJSON_IsString(n) && strcmp(n->valuestring, "to.destination") == 0)
+			return true;
+	return false;
+}
+
+/* It takes a throw-away key and keeps nothing. */
+static bool is_rehearsal(const kt_step_view *s)
+{
+	return does(s, "key.receive") && cJSON_IsFalse(member(s->with, "keep"));
+}
+
+/* A key that stays in a token or a service is there before the run: nothing of it can be made, escrowed or delivered.
+ * What is left of the rehearsal and of the proof of possession: each node has used it, and it was the same key. */
+static kt_code key_is_tried_where_it_is(kt_playbook_view *v, const char *kind, kt_err *err)
+{
+	static const char *const never[] = {"key.generate", "key.escrow", "key.wrap", "key.receive", "key.install"};
+	for (size_t i = 0; i < v->n; i++)
+		for (size_t k = 0; k < sizeof never / sizeof never[0]; k++)
+			if (does(&v->steps[i], never[k]) && serves(&v->steps[i], kind) && !is_rehearsal(&v->steps[i]))
+				return kt_playbook_fault(
+					v, i, ".do", err, "\"when\": {\"to\": [\"file\", \"env\"]} limits it",
+					"S3: %s cannot serve a new key in %s:, which never leaves it", never[k], kind);
+	size_t stop = find(v, 0, v->rekey, "service.stop", "all");
+	size_t tried = 0;
+	while (tried < stop &&
+	       (find_for(v, tried, tried + 1, "command", "all", kind) != tried || !sets_destination(&v->steps[tried])))
+		tried++;
+	for (size_t i = tried; i < stop; i++)
+		if (find_for(v, i, i + 1, "drift.check", "once", kind) == i &&
+		    strcmp(text(v->steps[i].with, "of"), v->steps[tried].name) == 0)
+			return KT_OK;
+	char what[WHERE_TEXT];
+	(void)snprintf(what, sizeof what,
+		       "S4: nodes do not prove before the stop that they can use a new key in %s:", kind);
+	return lacks(v, err, "a `command` on all that gets the set \"to.destination\", and a drift.check of it", what);
+}
+
+/* For every kind of keystore that the playbook knows. */
+static kt_code new_key_is_safe(kt_playbook_view *v, kt_err *err)
+{
+	for (const cJSON *k = member(v->p->doc.root, "keystores")->child; k; k = k->next) {
+		kt_keyuri_kind kind;
+		if (!kt_keyuri_named(k->string, &kind))
+			return kt_fail(err, KT_E_INTERNAL, NULL, "the schema let \"%.20s\" pass", k->string);
+		if (kt_keyuri_stays(kind)) {
+			KT_TRY(key_is_tried_where_it_is(v, k->string, err));
+			continue;
+		}
+		KT_TRY(key_is_escrowed(v, k->string, err));
+		KT_TRY(key_is_delivered(v, k->string, err));
+		KT_TRY(file_is_installed(v, k->string, err));
+	}
+	return KT_OK;
 }
 
 static kt_code env_comes_before_start(kt_playbook_view *v, kt_err *err)
@@ -367,7 +439,7 @@ static kt_code old_key_stays(kt_playbook_view *v, kt_err *err)
 
 static bool may_hold_key(const char *where)
 {
-	static const char *const places[] = {".with.key",   ".with.secrets[",   ".command.env.",
+	static const char *const places[] = {".with.key",   ".with.secrets",    ".command.env.",
 					     ".check.env.", ".heartbeats.env.", ".with.set."};
 	for (size_t i = 0; i < sizeof places / sizeof places[0]; i++)
 		if (strstr(where, places[i]))
@@ -445,7 +517,7 @@ static kt_code commit_is_one(kt_playbook_view *v, kt_err *err)
 /* A rehearsal keeps nothing, so that there is nothing to take back. */
 static bool needs_undo(const kt_step_view *s)
 {
-	return s->verb->undo && !(does(s, "key.receive") && cJSON_IsFalse(member(s->with, "keep")));
+	return s->verb->undo && !is_rehearsal(s);
 }
 
 static kt_code changes_have_undo(kt_playbook_view *v, kt_err *err)
@@ -492,10 +564,9 @@ static kt_code undo_fits(kt_playbook_view *v, kt_err *err)
 kt_code kt_playbook_check_safety(kt_playbook_view *v, kt_err *err)
 {
 	static kt_code (*const rules[])(kt_playbook_view *, kt_err *) = {
-		rekey_is_one,           rekey_is_guarded,  nodes_are_stopped, backup_is_tested,
-		key_is_escrowed,        key_is_delivered,  file_is_installed, commit_is_one,
-		env_comes_before_start, canary_goes_first, old_key_stays,     keys_are_hidden,
-		changes_have_undo,      undo_fits,
+		rekey_is_one,    rekey_is_guarded, nodes_are_stopped,      backup_is_tested,
+		new_key_is_safe, commit_is_one,    env_comes_before_start, canary_goes_first,
+		old_key_stays,   keys_are_hidden,  changes_have_undo,      undo_fits,
 	};
 	for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
 		KT_TRY(rules[i](v, err));

@@ -26,7 +26,7 @@ static const kt_verb table[] = {
 	{.name = "preflight",
 	 NODE,
 	 .results = "service unit_sha256 env_names needed_bytes free_bytes kcv time_ms uid ",
-	 .args = {NEED("service", SERVICE), NEED("env_file", STRING), NEED("backup", OBJECT), NEED("key", KEYREF),
+	 .args = {NEED("service", SERVICE), NEED("env_file", STRING), NEED("backup", OBJECT), NULL_OK("key", KEYREF),
 		  MAY("writable", ARRAY), MAY("needs", ARRAY), NULL_OK("users", ARRAY)}},
 	{.name = "service.stop",
 	 NODE,

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/keyuri.h"
 #include "orchestrator/plan/plan.h"
 
 /* The index of the first step of the plan with this verb; the number of steps when there is none. */
@@ -184,11 +185,14 @@ static const char *state_sentence(const char *state)
 	return "UNFINISHED: `keyturn resume` goes on";
 }
 
+/* A key that stays where it is has no check value that anybody here could know. */
 static kt_code print_key(const char *what, const cJSON *key, kt_buf *out, kt_err *err)
 {
-	if (!text(key, "kcv"))
+	kt_keyuri_kind kind;
+	const char *kcv = text(key, "kcv"), *uri = text(key, "uri");
+	if (!kcv && !(uri && kt_keyuri_kind_of(uri, &kind, &uri) && kt_keyuri_stays(kind)))
 		return KT_OK;
-	KT_TRY(kt_buf_printf(out, err, "  %-9s KCV %s", what, text(key, "kcv")));
+	KT_TRY(kt_buf_printf(out, err, "  %-9s %s%s", what, kcv ? "KCV " : "stays where it is", kcv ? kcv : ""));
 	if (text(key, "id"))
 		KT_TRY(kt_buf_printf(out, err, "  id %s", text(key, "id")));
 	if (text(key, "uri"))

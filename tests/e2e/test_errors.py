@@ -175,7 +175,7 @@ def test_malformed_playbook(unchanged, tmp_path):
     unchanged.rewrite(playbook=str(playbook))
     line = 1 + playbook.read_text().splitlines().index(
         next(text for text in playbook.read_text().splitlines() if '"phase": "quit"' in text))
-    says(unchanged.keyturn.run("plan", check=INPUT), INPUT, f"mine.json:{line}: $.steps[7].phase", "quiet")
+    says(unchanged.keyturn.run("plan", check=INPUT), INPUT, f"mine.json:{line}: $.steps[9].phase", "quiet")
 
 
 def test_unsafe_playbook(unchanged, tmp_path):

@@ -2,6 +2,7 @@
 """A throw-away SoftHSM token: own configuration, own folder, random PINs in 0400 files."""
 import os
 import re
+import shutil
 
 from . import LabError
 from .token import Token
@@ -15,12 +16,24 @@ class SoftHsm(Token):
         self.conf = os.path.join(self.folder, "softhsm2.conf")
         self.env = {"SOFTHSM2_CONF": self.conf}
         os.makedirs(self.tokens, mode=0o700)
-        with open(self.conf, "w", encoding="utf-8") as f:
-            f.write(f"directories.tokendir = {self.tokens}\nobjectstore.backend = file\nlog.level = ERROR\n"
-                    "slots.removable = false\nslots.mechanisms = ALL\n")
+        self._write_conf(self.conf, self.tokens)
         # softhsm2-util takes PINs as arguments only: this token is thrown away, and so is this process.
         self._util("--init-token", "--free", "--label", self.label, "--so-pin", self.so_pin, "--pin", self.pin)
         self.serial = self._read_serial()
+
+    @staticmethod
+    def _write_conf(path, tokens):
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n"
+                    "slots.removable = false\nslots.mechanisms = ALL\n")
+
+    def copy(self, folder):
+        """The token with everything that is in it, as another machine would have it: the environment for it. (A process that
+        opens this module while another one logs in may find the token damaged: two machines must not share its files.)"""
+        tokens, conf = os.path.join(folder, "tokens"), os.path.join(folder, "softhsm2.conf")
+        shutil.copytree(self.tokens, tokens)
+        self._write_conf(conf, tokens)
+        return {"SOFTHSM2_CONF": conf}
 
     def _util(self, *arguments):
         return self.run(["softhsm2-util", *arguments]).stdout

@@ -194,7 +194,7 @@ class LoopbackCluster(Cluster):
                 for line in f:
                     name, _, value = line.strip().partition("=")
                     if name and not name.startswith("#"):
-                        env[name] = value
+                        env[name] = value.strip("\"'")
         base = {name: os.environ[name] for name in ("PATH", "HOME", "USER", "LANG") if name in os.environ}
         return process.run(command, check=check, timeout=timeout, cwd=node.looker, env={**base, **env})
 

@@ -128,7 +128,7 @@ static void expectations(void **state)
 	(void)state;
 	client c;
 	start_rekey(&c);
-	exec_bad(&c, script("echo why; exit 3", ""), KT_E_REFUSED, "exited with 3, not 0; its last line: why");
+	exec_bad(&c, script("echo why; exit 3", ""), KT_E_REFUSED, "exited with 3, not 0; its last lines: why");
 	exec_bad(&c, script("kill -9 $$", ""), KT_E_REFUSED, "signal 9");
 	reply r = ask_ok(&c, "exec",
 			 J("{'command':{'argv':['/bin/sh','-c','echo all done; exit 3']},"

@@ -428,6 +428,54 @@ static void locating_fails_in_known_words(void **state)
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, scratch_make, scratch_drop)
 
+#define EVERYWHERE                                                                                                     \
+	"{'env_file':'%s','variables':{'LKR_MASTER_KEY_FILE':'file','LKR_AWS_CMK':'awskms','LKR_AWS_CMK_EC':"          \
+	"'awskms.context','AWS_REGION':'awskms.region','LKR_PKCS11_CMK':'pkcs11'}}"
+
+/* Keys that stay where they are: named, and nothing of them is read. */
+static void locating_what_stays(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *env, *uri;
+	} rows[] = {
+		{"LKR_AWS_CMK=alias/looker\n", "awskms:alias/looker"},
+		{"AWS_REGION=eu-west-1\nLKR_AWS_CMK=alias/looker\n", "awskms:alias/looker?region=eu-west-1"},
+		{"LKR_AWS_CMK=alias/looker\nLKR_AWS_CMK_EC='a & b'\n", "awskms:alias/looker?context=a%20%26%20b"},
+		/* The ARN's own region counts, whatever the variable says. */
+		{"LKR_AWS_CMK=arn:aws:kms:eu-west-1:123456789012:key/1\nAWS_REGION=us-east-1\n",
+		 "awskms:arn:aws:kms:eu-west-1:123456789012:key/1?region=eu-west-1"},
+		{"LKR_PKCS11_CMK=\"pkcs11:token=t;object=k?pin-source=file:/p\"\n",
+		 "pkcs11:token=t;object=k?pin-source=file:/p"},
+	};
+	client c;
+	client_start(&c);
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+		put_text("env", rows[i].env, 0600);
+		reply r = ask_ok(&c, "key.locate", J(EVERYWHERE, at("env")));
+		assert_string_equal(result_str(&r, "uri"), rows[i].uri);
+		assert_string_equal(result_str(&r, "kcv"), "");
+		reply_free(&r);
+	}
+	static const struct {
+		const char *env;
+		kt_code code;
+		const char *part;
+	} bad[] = {
+		{"AWS_REGION=eu-west-1\n", KT_E_KEY, "sets none of the variables"},
+		{"LKR_AWS_CMK=\n", KT_E_KEY, "LKR_AWS_CMK does not name a key"},
+		{"LKR_AWS_CMK=alias/a b\n", KT_E_INPUT, "LKR_AWS_CMK: this names no key of AWS KMS"},
+		{"LKR_PKCS11_CMK=/dev/hsm\n", KT_E_KEY, "LKR_PKCS11_CMK is not a pkcs11: URI"},
+		{"LKR_PKCS11_CMK=pkcs11:object=k?pin-value=secret-pin\n", KT_E_REFUSED, "LKR_PKCS11_CMK holds a PIN"},
+		{"LKR_AWS_CMK=alias/a\nLKR_PKCS11_CMK=pkcs11:object=k\n", KT_E_REFUSED, "name different keys"},
+	};
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+		put_text("env", bad[i].env, 0600);
+		ask_bad(&c, "key.locate", J(EVERYWHERE, at("env")), KT_STATUS_FAILED, bad[i].code, bad[i].part);
+	}
+	client_end(&c);
+}
+
 int main(void)
 {
 	kt_err err = KT_ERR_INIT;
@@ -446,6 +494,7 @@ int main(void)
 		TEST(the_owner_is_that_of_like),
 		TEST(forgetting),
 		TEST(locating),
+		TEST(locating_what_stays),
 		TEST(locating_fails_in_known_words),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

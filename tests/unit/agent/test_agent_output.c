@@ -216,6 +216,11 @@ static void text_is_made_printable(void **state)
 	char last[8];
 	kt_text_last_line("one\ntwo\n  \n\n", last, sizeof last);
 	assert_string_equal(last, "two");
+	char lines[16];
+	kt_text_last_lines("zero\none\n\n  two\n  \n", lines, sizeof lines);
+	assert_string_equal(lines, "one; two");
+	kt_text_last_lines("  one\n", lines, sizeof lines);
+	assert_string_equal(lines, "  one");
 	kt_text_last_line("", last, sizeof last);
 	assert_string_equal(last, "");
 	kt_text_last_line("a line that is long", last, sizeof last);

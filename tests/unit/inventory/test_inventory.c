@@ -199,9 +199,8 @@ static const struct {
 	{"{\n\"cluster\":\"c\",\"playbook\":\"p\",\"nodes\":[{\"name\":\"a\"}]," KEY
 	 ",\n\"hsm\":{\n\"uri\":\"file:x\"}}",
 	 "cluster.json:4: $.hsm.uri: is not a pkcs11: URI"},
-	{"{\n\"cluster\":\"c\",\"playbook\":\"p\",\"nodes\":[{\"name\":\"a\"}]," HSM
-	 ",\"key\":{\n\"to\":\"awskms:x\"}}",
-	 "cluster.json:3: $.key.to: \"awskms:x\" does not match"},
+	{"{\n\"cluster\":\"c\",\"playbook\":\"p\",\"nodes\":[{\"name\":\"a\"}]," HSM ",\"key\":{\n\"to\":\"kmip:x\"}}",
+	 "cluster.json:3: $.key.to: \"kmip:x\" does not match"},
 	{"{\n\"cluster\":\"c\",\"playbook\":\"p\",\"nodes\":[{\"name\":\"a\"}]," HSM
 	 ",\"key\":{\n\"to\":\"file:${x\"}}",
 	 "cluster.json:3: $.key.to: "},

@@ -92,12 +92,25 @@ static void file_to_env_by_commands(void **state)
 	check("file-to-env-by-commands", &f);
 }
 
+/* A key that never leaves AWS KMS, and one in the nodes' tokens. */
+static void awskms_to_pkcs11(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.key = "{'to':'pkcs11:token=${node};object=cmk?pin-source=file:/etc/pin'}";
+	f.vars = "{'database':'/srv/looker/looker.db','rekey_depth':'cmk'}";
+	for (size_t i = 0; i < FIXTURE_NODES; i++)
+		f.located[i] = (kt_located){"awskms:alias/looker?region=eu-west-1&context=mine", ""};
+	check("awskms-to-pkcs11", &f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(file_to_file),
 		cmocka_unit_test(env_to_file),
 		cmocka_unit_test(file_to_env_by_commands),
+		cmocka_unit_test(awskms_to_pkcs11),
 	};
 	return cmocka_run_group_tests_name("golden plans", tests, NULL, NULL);
 }

@@ -280,9 +280,135 @@ static void file_to_env(void **state)
 		 "{'path':'/etc/looker.env','set':{'LKR_MASTER_KEY_ENV':" TO_SLOT "},'unset':["
 		 "'LKR_MASTER_KEY_FILE','LKR_MASTER_KEY_FILE_SOURCE','LKR_MASTER_KEY_FILE_DESTINATION',"
 		 "'LKR_MASTER_KEY_ENV_SOURCE','LKR_MASTER_KEY_ENV_DESTINATION','LKR_AWS_CMK','LKR_AWS_CMK_SOURCE',"
-		 "'LKR_AWS_CMK_DESTINATION','LKR_AWS_CMK_EC','LKR_AWS_CMK_EC_SOURCE','LKR_AWS_CMK_EC_DESTINATION'],"
+		 "'LKR_AWS_CMK_DESTINATION','LKR_AWS_CMK_EC','LKR_AWS_CMK_EC_SOURCE','LKR_AWS_CMK_EC_DESTINATION',"
+		 "'LKR_PKCS11_CMK','LKR_PKCS11_CMK_SOURCE','LKR_PKCS11_CMK_DESTINATION'],"
+		 "'keep':'" RUN "'}");
+	assert_null(plan_step(plan, "tried")); /* when: to pkcs11 or awskms */
+	cJSON_Delete(plan);
+}
+
+/* A key that stays where it is: nothing is made, escrowed or delivered, each node tries it. */
+static void file_to_awskms(void **state)
+{
+	(void)state;
+	static const char *const gone[] = {"generate", "escrow", "wrap", "receive", "install", "forget"};
+	fixture f = FIXTURE;
+	f.key = "{'to':'awskms:alias/looker?region=eu-west-1'}";
+	cJSON *plan = fixture_plan(&f);
+	for (size_t i = 0; i < sizeof gone / sizeof gone[0]; i++)
+		assert_null(plan_step(plan, gone[i]));
+	has(plan, "tried", NULL, "web03",
+	    "'env':{'LKR_MASTER_KEY_FILE':'/home/lookerops/looker/cmk','LKR_AWS_CMK_DESTINATION':'alias/looker',"
+	    "'AWS_REGION':'eu-west-1','LKR_MASTER_KEY_FILE_SOURCE':null");
+	has(plan, "rekey", NULL, "web01", "'LKR_AWS_CMK_DESTINATION':'alias/looker','AWS_REGION':'eu-west-1',");
+	has(plan, "rekey", NULL, "web01", "'LKR_AWS_CMK':null");
+	has(plan, "rekey", NULL, "web01", "'LKR_AWS_CMK_EC_DESTINATION':null"); /* no context was said */
+	args_are(plan, "env", NULL, "web03",
+		 "{'path':'/etc/looker.env','set':{'LKR_AWS_CMK':'alias/looker','AWS_REGION':'eu-west-1'},'unset':["
+		 "'LKR_MASTER_KEY_FILE','LKR_MASTER_KEY_FILE_SOURCE','LKR_MASTER_KEY_FILE_DESTINATION',"
+		 "'LKR_MASTER_KEY_ENV','LKR_MASTER_KEY_ENV_SOURCE','LKR_MASTER_KEY_ENV_DESTINATION',"
+		 "'LKR_AWS_CMK_SOURCE','LKR_AWS_CMK_DESTINATION','LKR_AWS_CMK_EC','LKR_AWS_CMK_EC_SOURCE',"
+		 "'LKR_AWS_CMK_EC_DESTINATION','LKR_PKCS11_CMK','LKR_PKCS11_CMK_SOURCE','LKR_PKCS11_CMK_DESTINATION'],"
 		 "'keep':'" RUN "'}");
 	cJSON_Delete(plan);
+}
+
+static void from_awskms(fixture *f, const char *uri)
+{
+	for (size_t i = 0; i < FIXTURE_NODES; i++)
+		f->located[i] = (kt_located){uri, ""};
+}
+
+static void awskms_to_file(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	from_awskms(&f, "awskms:alias/looker?region=eu-west-1&context=a%20b");
+	cJSON *plan = fixture_plan(&f);
+	assert_null(cJSON_GetObjectItem(cJSON_GetObjectItem(plan, "key"), "kcv"));
+	has(plan, "preflight", NULL, "web01", "'key':null");
+	has(plan, "backup", NULL, "web01", "'secrets':[]");
+	has(plan, "drift", NULL, "@", "'fields':['unit_sha256','env_names']");
+	has(plan, "rekey", NULL, "web01",
+	    "'env':{'LKR_AWS_CMK':'alias/looker','LKR_AWS_CMK_SOURCE':'alias/looker','LKR_AWS_CMK_EC':'a b',"
+	    "'LKR_AWS_CMK_EC_SOURCE':'a b','AWS_REGION':'eu-west-1','LKR_MASTER_KEY_FILE_DESTINATION':");
+	has(plan, "env", NULL, "web01", "'LKR_PKCS11_CMK_DESTINATION','AWS_REGION'],"); /* it has had its day */
+	cJSON_Delete(plan);
+}
+
+/* AWS_REGION may serve others: it goes with the last key of AWS KMS, and only then. */
+static void the_region_is_shared(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	cJSON *plan = fixture_plan(&f); /* file to file */
+	lacks(plan, "env", NULL, "web01", "AWS_REGION");
+	lacks(plan, "rekey", NULL, "web01", "AWS_REGION");
+	cJSON_Delete(plan);
+	from_awskms(&f, "awskms:alias/looker?region=eu-west-1");
+	f.key = "{'to':'awskms:alias/other?region=eu-west-1'}"; /* said by both, and the same */
+	plan = fixture_plan(&f);
+	has(plan, "rekey", NULL, "web01", "'AWS_REGION':'eu-west-1'");
+	has(plan, "env", NULL, "web01", "'AWS_REGION':'eu-west-1'");
+	cJSON_Delete(plan);
+	f.key = "{'to':'awskms:alias/other'}"; /* then the one that is there stays */
+	plan = fixture_plan(&f);
+	lacks(plan, "env", NULL, "web01", "AWS_REGION");
+	cJSON_Delete(plan);
+	f.key = "{'to':'awskms:alias/other?region=us-east-1'}";
+	refused(&f, KT_E_INPUT, "two sets give \"AWS_REGION\" different values");
+}
+
+static void to_and_from_a_token(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.key = "{'to':'pkcs11:token=${node};object=cmk?pin-source=file:/p'}"; /* each node has its own */
+	cJSON *plan = fixture_plan(&f);
+	assert_null(plan_step(plan, "generate"));
+	has(plan, "tried", NULL, "web02",
+	    "'LKR_PKCS11_CMK_DESTINATION':'pkcs11:token=web02;object=cmk?pin-source=file:/p'");
+	has(plan, "same-key", NULL, "@", "{'of':'tried','fields':['json']}");
+	has(plan, "env", NULL, "web02", "'set':{'LKR_PKCS11_CMK':'pkcs11:token=web02;object=cmk?pin-source=file:/p'}");
+	cJSON_Delete(plan);
+	for (size_t i = 0; i < FIXTURE_NODES; i++)
+		f.located[i] = (kt_located){"pkcs11:token=t;object=cmk?module-path=/m", ""};
+	f.key = "{'to':'pkcs11:token=t;object=cmk?module-path=/other'}";
+	refused(&f, KT_E_REFUSED, "the new key would replace the old one");
+	f.key = "{'to':'pkcs11:token=t'}";
+	refused(&f, KT_E_INPUT, "names a token, but no key in it");
+	f.key = "{'to':'pkcs11:token=t;object=k?pin-value=1234'}";
+	refused(&f, KT_E_INPUT, "holds a PIN");
+	f.key = "{'to':'pkcs11:token=t;object=k?pin-source=env:PIN'}";
+	refused(&f, KT_E_INPUT, "can only come from a file on the node");
+}
+
+static void awskms_in_the_wrong_place(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.key = "{'to':'awskms:'}";
+	refused(&f, KT_E_INPUT, "$.key.to: web01: this names no key of AWS KMS");
+	f.key = "{'to':'awskms:alias/a?context=%24b'}";
+	refused(&f, KT_E_INPUT, "a dollar sign would be taken for a template");
+	from_awskms(&f, "awskms:alias/looker");
+	f.key = "{'to':'awskms:alias/looker'}";
+	refused(&f, KT_E_REFUSED, "web01: the new key would replace the old one");
+	f.key = "{'to':'file:${dir}/cmk-${run}'}";
+	f.located[1].uri = "awskms:alias/other";
+	refused(&f, KT_E_REFUSED, "the old key is awskms:alias/looker on web01, but awskms:alias/other on web02");
+}
+
+static void how_deep(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.vars = "{'rekey_depth':'cmk'}";
+	cJSON *plan = fixture_plan(&f);
+	has(plan, "rekey", NULL, "web01", "'argv':['./looker','rekey','--depth','cmk']");
+	cJSON_Delete(plan);
+	f.vars = "{'rekey_depth':'all'}";
+	refused(&f, KT_E_INPUT, "$.vars.rekey_depth: is none of the values that it may have");
 }
 
 static void env_to_file_and_env_to_env(void **state)
@@ -438,7 +564,9 @@ static void what_a_node_is_asked(void **state)
 	assert_kt_ok(kt_plan_locate_args(&in, 1, &args, &err));
 	char *text = cJSON_PrintUnformatted(args);
 	assert_string_equal(text, "{\"env_file\":\"/etc/web02.env\",\"variables\":{\"LKR_MASTER_KEY_FILE\":\"file\","
-				  "\"LKR_MASTER_KEY_ENV\":\"env\"}}");
+				  "\"LKR_MASTER_KEY_ENV\":\"env\",\"LKR_AWS_CMK\":\"awskms\","
+				  "\"LKR_AWS_CMK_EC\":\"awskms.context\",\"AWS_REGION\":\"awskms.region\","
+				  "\"LKR_PKCS11_CMK\":\"pkcs11\"}}");
 	cJSON_free(text);
 	cJSON_Delete(args);
 	kt_playbook_free(&p);
@@ -451,11 +579,13 @@ static void what_a_node_is_asked(void **state)
 static void the_engine_takes_every_kind(void **state)
 {
 	(void)state;
-	const char *const from[] = {"file:${dir}/cmk", "env:LKR_MASTER_KEY_ENV"};
-	const char *const to[] = {"file:${dir}/cmk-${run}", "env:LKR_MASTER_KEY_ENV"};
-	for (size_t i = 0; i < 4; i++) {
+	const char *const from[] = {"file:${dir}/cmk", "env:LKR_MASTER_KEY_ENV", "pkcs11:token=t;object=a",
+				    "awskms:alias/a"};
+	const char *const to[] = {"file:${dir}/cmk-${run}", "env:LKR_MASTER_KEY_ENV", "pkcs11:token=t;object=b",
+				  "awskms:alias/b"};
+	for (size_t i = 0; i < 16; i++) {
 		char key[200];
-		(void)snprintf(key, sizeof key, "{'from':'%s','to':'%s'}", from[i / 2], to[i % 2]);
+		(void)snprintf(key, sizeof key, "{'from':'%s','to':'%s'}", from[i / 4], to[i % 4]);
 		fixture f = FIXTURE;
 		f.key = key;
 		memset(f.located, 0, sizeof f.located);
@@ -571,6 +701,12 @@ int main(void)
 		cmocka_unit_test(run_ids),
 		cmocka_unit_test(a_plan_too_large_for_a_journal),
 		cmocka_unit_test(file_to_env),
+		cmocka_unit_test(file_to_awskms),
+		cmocka_unit_test(awskms_to_file),
+		cmocka_unit_test(the_region_is_shared),
+		cmocka_unit_test(to_and_from_a_token),
+		cmocka_unit_test(awskms_in_the_wrong_place),
+		cmocka_unit_test(how_deep),
 		cmocka_unit_test(env_to_file_and_env_to_env),
 		cmocka_unit_test(roles_and_nodes),
 		cmocka_unit_test(a_single_node_has_no_rest),

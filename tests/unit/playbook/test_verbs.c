@@ -19,7 +19,7 @@ static void the_table_is_whole(void **state)
 			assert_true(v->changes);
 		}
 	}
-	assert_int_equal(n, 27);
+	assert_int_equal(n, 29);
 	assert_null(kt_verb_find("service"));
 	assert_null(kt_verb_find(""));
 }

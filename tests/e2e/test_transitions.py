@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every keystore as source and as destination of a whole turn on three nodes: file, env, a token of the nodes (pkcs11) and AWS
+KMS. The same kind means another key of it. Each transition runs once from its beginning to its end, and once more with a
+coordinator that is killed while the rekey is under way."""
+import os
+import signal
+
+import pytest
+from ktlab import awskms, keystores
+from ktlab.coordinator import OK, REFUSED, ROLLED_BACK
+from ktlab.running import Running, told, until
+
+# Each transition once, and each begins where the one before it ended.
+CIRCUIT = "file file env env pkcs11 pkcs11 awskms awskms env file pkcs11 env awskms pkcs11 file awskms file".split()
+TRANSITIONS = list(zip(CIRCUIT, CIRCUIT[1:]))
+assert len(set(TRANSITIONS)) == len(keystores.KINDS) ** 2
+
+# The rekey as the playbook's command: a script that waits where the test wants it to.
+SCRIPT = """#!/bin/sh
+here=$(dirname "$0")
+reached() { echo $PPID >"$here/reached.new" && mv "$here/reached.new" "$here/reached"; until test -e "$here/go"; do sleep 0.02; done; }
+pauses() { grep -c "Pausing for" log/looker.log; }
+case $(cat "$here/mode") in
+before) reached; exec ./looker rekey "$@" ;;
+after) ./looker rekey "$@"; code=$?; reached; exit $code ;;
+inside) before=$(pauses)
+	KEYTURN_STORE_REKEY_DELAY_MS=600000 ./looker rekey "$@" & pid=$!
+	while test "$(pauses)" = "$before"; do sleep 0.02; done
+	kill -KILL $pid; wait $pid; reached; exit 9 ;;
+*) exec ./looker rekey "$@" ;;
+esac
+"""
+# Where the coordinator dies: before the application's rekey has begun, after its commit, or so that the process that runs it
+# for the agent dies as well, and nobody knows how the rekey ended.
+POINTS = ("before", "after", "runner")
+
+
+class Turns:
+    """The laboratory, the keys of all kinds, and the script that stands for the rekey."""
+
+    def __init__(self, lab, keys):
+        self.lab, self.keys = lab, keys
+        self.folder = os.path.join(lab.folder, "rekey")
+        os.makedirs(self.folder)
+        self.write("rekey.sh", SCRIPT)
+        os.chmod(self.path("rekey.sh"), 0o755)
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def write(self, name, text):
+        with open(self.path(name), "w", encoding="utf-8") as f:
+            f.write(text)
+
+    def mode(self, mode):
+        for name in ("reached", "go"):
+            if os.path.exists(self.path(name)):
+                os.unlink(self.path(name))
+        self.write("mode", mode)
+
+    def prepare(self, kind, depth=None, mode="plain"):
+        """cluster.json for a turn to another key of this kind. What must hold after it."""
+        to, expected = self.keys.next(kind)
+        self.mode(mode)
+        self.lab.rewrite(key={"to": to}, vars={**self.lab.cluster.variables(), "rekey_command": [self.path("rekey.sh")],
+                                               "rekey_depth": depth})
+        return {"env": expected, "old": self.keys.own(self.lab.nodes[0]), "rekeys": self.keys.rekeys(), "kek": self.keys.kek()}
+
+    def bring(self, kind):
+        """The key in force is of this kind; by a turn of its own when a test is run alone."""
+        if self.keys.kind() != kind:
+            self.prepare(kind)
+            self.lab.run()
+
+    def assert_turned(self, before):
+        lab, run = self.lab, self.lab.journal.latest()
+        assert lab.journal.end(run) == "turned"
+        assert len(lab.journal.intents("rekey", run)) == 1
+        assert self.keys.rekeys() == before["rekeys"] + 1
+        self.keys.assert_env(before["env"], run)
+        self.keys.assert_only(None, before["old"])
+        lab.keyturn.run("runs")  # reads, and so verifies, the journal's whole chain
+
+    def killed(self, kill_runner):
+        """`keyturn run` up to the point where the script waits, and there killed."""
+        run = Running(self.lab)
+        until(lambda: os.path.exists(self.path("reached")) or run.process.poll() is not None, "the point of the rekey", 60)
+        if not os.path.exists(self.path("reached")):
+            pytest.fail(f"the run ended before it\n{run.finish()}")
+        run.signal(signal.SIGKILL).finish()
+        if kill_runner:
+            with open(self.path("reached"), encoding="utf-8") as f:
+                os.kill(int(f.read()), signal.SIGKILL)
+        self.write("go", "")
+
+
+@pytest.fixture(scope="module")
+def turns(module_lab, tmp_path_factory):
+    with awskms.Server() as kms:
+        lab = module_lab(items=40)
+        keys = keystores.Keystores(lab, kms, str(tmp_path_factory.mktemp("nodes") / "token"))
+        yield Turns(lab, keys)
+        keys.close()
+
+
+def depth_of(source, destination):
+    """Tokens at cmk, the others at what a turn does when nothing is said, and at data."""
+    return "cmk" if "pkcs11" in (source, destination) else "data" if source == "env" else None
+
+
+@pytest.mark.parametrize("source,destination", TRANSITIONS)
+def test_a_turn(turns, source, destination):
+    turns.bring(source)
+    depth = depth_of(source, destination)
+    before = turns.prepare(destination, depth)
+    plan = turns.lab.keyturn.run("plan").out
+    assert ("made in the token, escrowed" in plan) == (destination in ("file", "env"))
+    assert ("each node tries it before anything stops" in plan) == (destination in ("pkcs11", "awskms"))
+    turns.lab.run()
+    turns.assert_turned(before)
+    assert (turns.keys.kek() == before["kek"]) == (depth == "cmk")
+
+
+@pytest.mark.parametrize("source,destination,point",
+                         [(*pair, POINTS[i % len(POINTS)]) for i, pair in enumerate(TRANSITIONS)])
+def test_a_coordinator_killed_around_the_rekey(turns, source, destination, point):
+    turns.bring(source)
+    before = turns.prepare(destination, mode="after" if point == "runner" else point)
+    turns.killed(point == "runner")
+    turns.lab.keyturn.run("resume", check=OK)
+    turns.assert_turned(before)
+
+
+@pytest.mark.parametrize("kind", keystores.KINDS)
+def test_a_rekey_killed_before_its_commit(turns, kind):
+    """It is rolled back: everything opens under the old key, and the env files are as they were."""
+    turns.bring(kind)
+    lab = turns.lab
+    before = turns.prepare(kind, mode="inside")
+    envs = [lab.env(node) for node in lab.nodes]
+    turns.killed(False)
+    result = lab.keyturn.run("resume", check=ROLLED_BACK)
+    assert lab.journal.end() == "rolled-back", result
+    assert len(lab.journal.intents("rekey")) == 1 and turns.keys.rekeys() == before["rekeys"]
+    assert [lab.env(node) for node in lab.nodes] == envs
+    for node in lab.nodes:
+        assert turns.keys.verify(node, turns.keys.own(node)) == (lab.items, lab.items)
+    assert all(lab.states().values())
+
+
+# --- refused before anything stops ---------------------------------------------------------------------------------------
+
+
+def refused(turns, *words):
+    lab = turns.lab
+    before = [(lab.env(node), lab.cluster.app_pid(node)) for node in lab.nodes]
+    result = lab.keyturn.run("run", "--yes", check=REFUSED)
+    told(result, *words)
+    assert lab.journal.end() == "refused"
+    assert [(lab.env(node), lab.cluster.app_pid(node)) for node in lab.nodes] == before
+
+
+def test_a_key_that_cannot_be_used_is_found_before_the_stop(turns):
+    turns.bring("file")
+    turns.prepare("awskms")
+    kms = turns.keys.kms.kms
+    kms.denied = "Decrypt"
+    try:
+        refused(turns, "step tried", "AccessDeniedException")
+    finally:
+        kms.denied = "-"
+    turns.lab.rewrite(key={"to": "awskms:alias/nothing?region=" + awskms.REGION})
+    refused(turns, "step tried", "NotFoundException")
+
+
+def test_nodes_whose_tokens_hold_different_keys(turns):
+    """The same label in each node's own token, and another key under it: they could not share one store."""
+    turns.bring("file")
+    lab, keys = turns.lab, turns.keys
+    for node in lab.nodes:
+        conf = {"SOFTHSM2_CONF": keys.others[node.name]["SOFTHSM2_CONF"]}
+        lab.keyturn.run("key", "generate", "--wrapping", keys.token.uri("cmk-apart"), env=conf)
+    lab.rewrite(key={"to": keys.token.uri("cmk-apart")})
+    refused(turns, "step same-key", "not alike")
+
+
+def test_the_key_in_force_under_another_name_is_no_new_key(turns):
+    turns.bring("awskms")
+    own = turns.keys.own(turns.lab.nodes[0])
+    same = awskms.KEY if own["LKR_AWS_CMK"] == "alias/looker" else awskms.OTHER
+    context = f"?context={keystores.CONTEXT.replace(' ', '%20')}" if "LKR_AWS_CMK_EC" in own else ""
+    turns.lab.rewrite(key={"to": f"awskms:{awskms.arn_of(same)}{context}"})
+    refused(turns, "step tried", "the same master key")
+
+
+def test_keys_that_stay_are_in_the_ledger(turns):
+    """With the data, and the backups that need them."""
+    turns.bring("file")
+    turns.prepare("awskms")
+    turns.lab.run()
+    keys = {k["uri"]: k for k in turns.lab.keyturn.run("--json", "key", "list").events()}
+    new = next(key for uri, key in keys.items() if uri.startswith("awskms:alias/looker"))
+    assert (new["state"], new["kcv"]) == ("active", "")
+    assert "data" in {need["kind"] for need in new["dependants"]}
+    assert any("cannot be escrowed" in warning for warning in new["warnings"])
+    turns.bring("file")
+    keys = {k["uri"]: k for k in turns.lab.keyturn.run("--json", "key", "list").events()}
+    old = next(key for uri, key in keys.items() if uri.startswith("awskms:alias/looker"))
+    assert old["state"] == "deactivated"
+    run = turns.lab.journal.latest()
+    assert {need["node"] for need in old["dependants"] if (need["kind"], need["run"]) == ("backup", run)} == {"web01", "web02", "web03"}
