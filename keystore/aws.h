@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What awskms: is made of; private to keystore/. aws_http.c asks (libcurl, which also signs: AWS Signature Version 4),
- * aws_credentials.c finds who asks, aws_kms.c knows the operations of AWS KMS and its errors, awskms.c is the scheme.
+ * aws_credentials.c finds who asks, aws_kms.c knows the operations of AWS KMS and its errors, aws_policy.c what they
+ * need to be allowed, awskms.c is the scheme.
  * Keys, secret access keys and session tokens are kept in kt_secret. libcurl makes copies of its own while it asks, in
  * memory that is not locked; the process is not dumpable (base/secret.h).
  */
@@ -89,6 +90,10 @@ typedef struct kt_aws_kms {
  * by the caller, everything else is 0. On failure, too, kt_aws_kms_close. */
 KT_MUST_CHECK kt_code kt_aws_kms_open(kt_aws_kms *kms, kt_err *err);
 void kt_aws_kms_close(kt_aws_kms *kms);
+
+/* Instead of kt_aws_kms_open: CreateKey (symmetric, for encryption) and CreateAlias; `name` is the new alias, `arn`
+ * gets the key's. KT_E_REFUSED when there is a key under it. */
+KT_MUST_CHECK kt_code kt_aws_kms_create(kt_aws_kms *kms, const char *description, kt_err *err);
 
 /* GenerateDataKey, Encrypt and Decrypt. The ciphertext goes to and comes from `blob`->wrapped; nothing else of the blob
  * is looked at or set. The key is the caller's. */

@@ -38,10 +38,12 @@ typedef struct known_error {
 
 static const known_error known[] = {
 	{"AccessDeniedException", KT_E_REFUSED, false, "these credentials may not do this with the key",
-	 "allow it in the IAM policy and in the key's policy: kms:DescribeKey, kms:GenerateDataKey, kms:Encrypt and "
-	 "kms:Decrypt (see keyturn-store(1))"},
+	 "allow it in the IAM policy and in the key's policy: `keyturn key policy` prints what is needed"},
 	{"NotFoundException", KT_E_KEY, false, "there is no such key or alias in this account and region",
 	 "check alias or ARN, the region (AWS_REGION) and the account of the credentials"},
+	{"AlreadyExistsException", KT_E_REFUSED, false, "there is one of that name already", "choose another alias"},
+	{"InvalidAliasNameException", KT_E_INPUT, false, "this can be no alias",
+	 "write alias/ and letters, digits, '/', '_' and '-'; alias/aws/ is AWS's own"},
 	{"InvalidArnException", KT_E_INPUT, false, "the ARN is not valid", "copy the key's ARN from the AWS console"},
 	{"DisabledException", KT_E_REFUSED, false, "the key is disabled", "enable it: aws kms enable-key"},
 	{"KMSInvalidStateException", KT_E_REFUSED, false, "the key's state does not allow this",
@@ -181,8 +183,21 @@ static kt_code attempt(const kt_aws_kms *kms, const char *operation, const kt_se
 	return a->status == 200 ? KT_OK : refused(kms, operation, a, again, err);
 }
 
-/* None of the operations changes anything that is kept: each may be asked again. */
-static kt_code call(const kt_aws_kms *kms, const char *operation, const kt_secret *body, cJSON **out, kt_err *err)
+/* CreateAlias answers with nothing. */
+static kt_code parse_answer(const kt_aws_kms *kms, const char *operation, const kt_aws_answer *a, cJSON **out,
+			    kt_err *err)
+{
+	if (!a->body.len && (*out = cJSON_CreateObject()))
+		return KT_OK;
+	if (kt_json_parse("answer", a->body.data, a->body.len, out, err) == KT_OK)
+		return KT_OK;
+	return kt_fail(err, KT_E_INPUT, "see that AWS KMS is what answers there (AWS_ENDPOINT_URL_KMS, proxy)",
+		       "AWS KMS %s: the answer from %s is no JSON", operation, kt_buf_cstr(&kms->url));
+}
+
+/* What changes nothing that is kept may be asked again. */
+static kt_code call_up_to(const kt_aws_kms *kms, int attempts, const char *operation, const kt_secret *body,
+			  cJSON **out, kt_err *err)
 {
 	kt_aws_answer a;
 	bool again = false;
@@ -190,23 +205,23 @@ static kt_code call(const kt_aws_kms *kms, const char *operation, const kt_secre
 	*out = NULL;
 	for (int n = 1;; n++) {
 		rc = attempt(kms, operation, body, &a, &again, err);
-		if (rc == KT_OK || !again || n >= kms->attempts)
+		if (rc == KT_OK || !again || n >= attempts)
 			break;
 		kt_log(KT_LOG_DEBUG, "AWS KMS %s: attempt %d failed, once more", operation, n);
 		kt_aws_answer_free(&a);
 		pause_before(n);
 	}
-	if (rc == KT_OK) {
-		rc = kt_json_parse("answer", a.body.data, a.body.len, out, err);
-		if (rc != KT_OK)
-			rc = kt_fail(err, KT_E_INPUT,
-				     "see that AWS KMS is what answers there (AWS_ENDPOINT_URL_KMS, proxy)",
-				     "AWS KMS %s: the answer from %s is no JSON", operation, kt_buf_cstr(&kms->url));
-	} else if (again && kms->attempts > 1) {
-		rc = kt_err_prefix(err, rc, "asked %d times", kms->attempts);
-	}
+	if (rc == KT_OK)
+		rc = parse_answer(kms, operation, &a, out, err);
+	else if (again && attempts > 1)
+		rc = kt_err_prefix(err, rc, "asked %d times", attempts);
 	kt_aws_answer_free(&a);
 	return rc;
+}
+
+static kt_code call(const kt_aws_kms *kms, const char *operation, const kt_secret *body, cJSON **out, kt_err *err)
+{
+	return call_up_to(kms, kms->attempts, operation, body, out, err);
 }
 
 /* The body of a request, in locked memory; `value` may be a key. Nothing in it needs escaping: the key's name was
@@ -378,14 +393,20 @@ static kt_code find_by_use(kt_aws_kms *kms, kt_err *err)
 	return rc == KT_OK ? KT_OK : not_understood("GenerateDataKeyWithoutPlaintext", rc, err);
 }
 
-static kt_code find_key(kt_aws_kms *kms, kt_err *err)
+static kt_code describe(const kt_aws_kms *kms, cJSON **out, kt_err *err)
 {
-	cJSON *o = NULL;
 	kt_secret body;
 	KT_TRY(kt_secret_new(&body, strlen(kms->name) + 16, err));
 	body.len = (size_t)snprintf((char *)body.data, body.cap, "{\"KeyId\":\"%s\"}", kms->name);
-	kt_code rc = call(kms, "DescribeKey", &body, &o, err);
+	kt_code rc = call(kms, "DescribeKey", &body, out, err);
 	kt_secret_free(&body);
+	return rc;
+}
+
+static kt_code find_key(kt_aws_kms *kms, kt_err *err)
+{
+	cJSON *o = NULL;
+	kt_code rc = describe(kms, &o, err);
 	if (rc == KT_E_REFUSED && strstr(err->msg, "AccessDeniedException"))
 		return find_by_use(kms, err);
 	KT_TRY(rc);
@@ -428,16 +449,108 @@ static int attempts_of(const char *text)
 	return n < 1 ? 1 : n > ATTEMPTS_MAX ? ATTEMPTS_MAX : (int)n;
 }
 
+static kt_code connect_to(kt_aws_kms *kms, kt_err *err)
+{
+	kms->timeout_ms = TIMEOUT_MS;
+	kms->attempts = attempts_of(getenv("AWS_MAX_ATTEMPTS"));
+	KT_TRY(make_context(kms, err));
+	KT_TRY(find_endpoint(kms, err));
+	return kt_aws_credentials_find(&kms->credentials, err);
+}
+
 kt_code kt_aws_kms_open(kt_aws_kms *kms, kt_err *err)
 {
 	kt_err own = KT_ERR_INIT;
 	kt_err *e = err ? err : &own; /* find_key looks into it */
-	kms->timeout_ms = TIMEOUT_MS;
-	kms->attempts = attempts_of(getenv("AWS_MAX_ATTEMPTS"));
-	KT_TRY(make_context(kms, e));
-	KT_TRY(find_endpoint(kms, e));
-	KT_TRY(kt_aws_credentials_find(&kms->credentials, e));
+	KT_TRY(connect_to(kms, e));
 	return find_key(kms, e);
+}
+
+/* --- Making ------------------------------------------------------------------------------------------------------- */
+
+static kt_code call_json(const kt_aws_kms *kms, int attempts, const char *operation, cJSON *ask, cJSON **out,
+			 kt_err *err)
+{
+	kt_buf text = KT_BUF_INIT;
+	kt_secret body = KT_SECRET_INIT;
+	kt_code rc = ask ? kt_json_print(ask, &text, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	*out = NULL;
+	if (rc == KT_OK)
+		rc = kt_secret_new(&body, text.len + 1, err);
+	if (rc == KT_OK) {
+		memcpy(body.data, text.data, text.len);
+		body.len = text.len;
+		rc = call_up_to(kms, attempts, operation, &body, out, err);
+	}
+	kt_secret_free(&body);
+	kt_buf_free(&text);
+	return rc;
+}
+
+/* Asked once: a second one would be a second key, which costs and is never used. */
+static kt_code create_key(kt_aws_kms *kms, const char *description, kt_err *err)
+{
+	cJSON *o = NULL, *ask = cJSON_CreateObject();
+	kt_code rc = ask ? kt_json_add_str(ask, "Description", description, err) : KT_OK;
+	if (rc == KT_OK)
+		rc = kt_json_add_str(ask, "KeySpec", "SYMMETRIC_DEFAULT", err);
+	if (rc == KT_OK)
+		rc = kt_json_add_str(ask, "KeyUsage", "ENCRYPT_DECRYPT", err);
+	if (rc == KT_OK)
+		rc = call_json(kms, 1, "CreateKey", ask, &o, err);
+	cJSON_Delete(ask);
+	KT_TRY(rc);
+	rc = check_metadata(kms, o, err);
+	cJSON_Delete(o);
+	return rc == KT_OK ? KT_OK : not_understood("CreateKey", rc, err);
+}
+
+/* Does the name stand for the key that was made? */
+static bool is_named(const kt_aws_kms *kms)
+{
+	cJSON *o = NULL;
+	kt_aws_kms found = *kms;
+	bool same = describe(kms, &o, NULL) == KT_OK && check_metadata(&found, o, NULL) == KT_OK &&
+		    strcmp(found.arn, kms->arn) == 0;
+	cJSON_Delete(o);
+	return same;
+}
+
+static kt_code create_alias(kt_aws_kms *kms, kt_err *err)
+{
+	cJSON *o = NULL, *ask = cJSON_CreateObject();
+	kt_code rc = ask ? kt_json_add_str(ask, "AliasName", kms->name, err) : KT_OK;
+	if (rc == KT_OK)
+		rc = kt_json_add_str(ask, "TargetKeyId", kms->arn, err);
+	if (rc == KT_OK)
+		rc = call_json(kms, kms->attempts, "CreateAlias", ask, &o, err);
+	cJSON_Delete(ask);
+	cJSON_Delete(o);
+	if (rc == KT_OK || is_named(kms)) /* an answer may have been lost */
+		return KT_OK;
+	return kt_err_prefix(err, rc,
+			     "the key %s was made and has no alias yet (aws kms create-alias, or aws kms "
+			     "schedule-key-deletion)",
+			     kms->arn);
+}
+
+kt_code kt_aws_kms_create(kt_aws_kms *kms, const char *description, kt_err *err)
+{
+	kt_err why = KT_ERR_INIT;
+	cJSON *o = NULL;
+	if (strncmp(kms->name, "alias/", 6) != 0 || strncmp(kms->name, "alias/aws/", 10) == 0)
+		return kt_fail(err, KT_E_INPUT, "write awskms:alias/NAME",
+			       "a new key of AWS KMS needs an alias, and %s can be none", kms->name);
+	KT_TRY(connect_to(kms, err));
+	kt_code rc = describe(kms, &o, &why);
+	cJSON_Delete(o);
+	if (rc == KT_OK)
+		return kt_fail(err, KT_E_REFUSED, "choose another alias; no alias is ever moved to another key",
+			       "AWS KMS has a key under %s in %s already", kms->name, kms->region);
+	if (rc != KT_E_KEY)
+		return kt_fail(err, rc, why.remedy, "%s", why.msg);
+	KT_TRY(create_key(kms, description, err));
+	return create_alias(kms, err);
 }
 
 void kt_aws_kms_close(kt_aws_kms *kms)

@@ -62,6 +62,19 @@ static kt_code open_awskms(kt_keystore *ks, const char *rest, kt_err *err)
 	return KT_OK;
 }
 
+kt_code kt_keystore_awskms_create(const char *uri, const char *description, kt_buf *arn, kt_err *err)
+{
+	kt_aws_kms kms = {.name = ""};
+	const char *rest = strncmp(uri, "awskms:", 7) == 0 ? uri + 7 : "";
+	kt_code rc = parse(rest, &kms, err);
+	if (rc == KT_OK)
+		rc = kt_aws_kms_create(&kms, description, err);
+	if (rc == KT_OK)
+		rc = kt_buf_str(arn, kms.arn, err);
+	kt_aws_kms_close(&kms);
+	return rc;
+}
+
 void kt_keystore_awskms_close(kt_aws_kms *kms)
 {
 	if (kms)

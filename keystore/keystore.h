@@ -44,6 +44,14 @@ void kt_keystore_close(kt_keystore *ks);
  */
 KT_MUST_CHECK kt_code kt_keystore_awskms_uri(const char *key, const char *context, kt_buf *out, kt_err *err);
 
+/* Make a symmetric key in AWS KMS with the alias that awskms:alias/NAME[?region=REGION] names; its ARN is appended to
+ * `arn`. It is asked for once: KT_E_UNREACHABLE leaves open whether a key without an alias was made. KT_E_REFUSED: the
+ * alias is taken, or this is not allowed. */
+KT_MUST_CHECK kt_code kt_keystore_awskms_create(const char *uri, const char *description, kt_buf *arn, kt_err *err);
+/* The IAM policy (JSON, a line at its end) that awskms: needs, appended to `out`: for every key of the account (`uri`
+ * NULL), or for the one that an awskms: URI names. `create`: for kt_keystore_awskms_create, too. */
+KT_MUST_CHECK kt_code kt_keystore_awskms_policy(const char *uri, bool create, kt_buf *out, kt_err *err);
+
 /* The URI without a pin-source, and the CMK's check value (KT_KCV_METHOD, or KT_KEYSTORE_NO_KCV). Owned by the
  * keystore.
  */

@@ -84,6 +84,7 @@ kt_code kt_verb_hsm_list(kt_cli *cli, kt_err *err);
 kt_code kt_verb_hsm_probe(kt_cli *cli, kt_err *err);
 kt_code kt_verb_hsm_mechanisms(kt_cli *cli, kt_err *err);
 kt_code kt_verb_key_generate(kt_cli *cli, kt_err *err);
+kt_code kt_verb_key_policy(kt_cli *cli, kt_err *err);
 kt_code kt_verb_key_list(kt_cli *cli, kt_err *err);
 kt_code kt_verb_key_show(kt_cli *cli, kt_err *err);
 kt_code kt_verb_key_wrap(kt_cli *cli, kt_err *err);

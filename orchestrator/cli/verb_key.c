@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "keystore/keystore.h"
 #include "orchestrator/cli/backups.h"
 #include "orchestrator/cli/context.h"
 #include "orchestrator/cli/guard.h"
@@ -65,8 +66,10 @@ static kt_code done(key_verb *v, const char *did, const char *next, kt_err *err)
 		return kt_cli_print_json(v->cli, result, err);
 	}
 	const char *label = text(result, text(result, "label")[0] ? "label" : "path");
-	(void)fprintf(v->cli->out, "%s %s%s%s (check value %s)%s%s\n", did, label, text(result, "id")[0] ? ", id " : "",
-		      text(result, "id"), text(result, "kcv"), next[0] ? ". Next: " : "", next);
+	const char *kcv = text(result, "kcv");
+	(void)fprintf(v->cli->out, "%s %s%s%s%s%s%s%s%s\n", did, label[0] ? label : text(result, "uri"),
+		      text(result, "id")[0] ? ", id " : "", text(result, "id"), kcv[0] ? " (check value " : "", kcv,
+		      kcv[0] ? ")" : "", next[0] ? ". Next: " : "", next);
 	return KT_OK;
 }
 
@@ -92,7 +95,7 @@ static kt_code generate(key_verb *v, kt_err *err)
 	KT_TRY(days_of(v->cli, &what.cryptoperiod_days, err));
 	KT_TRY(kt_keys_make(v->keys, &what, v->result, err));
 	return done(v, what.wrapping ? "Generated the wrapping key" : "Generated the key",
-		    what.wrapping || strncmp(v->cli->arg[0], "file:", 5) == 0 ? "" : "keyturn key escrow", err);
+		    what.wrapping || strncmp(v->cli->arg[0], "pkcs11:", 7) != 0 ? "" : "keyturn key escrow", err);
 }
 
 /* It needs no cluster: custodians run it on their own machine. */
@@ -128,6 +131,19 @@ kt_code kt_verb_key_generate(kt_cli *cli, kt_err *err)
 	if (kt_cli_has(cli, "custodian"))
 		return generate_custodian(cli, err);
 	return with_keys(cli, KT_KEYS_CHANGE, 1, generate, err);
+}
+
+/* --- policy ------------------------------------------------------------------------------------------------------- */
+
+/* It needs no cluster: it says what a cluster will need. */
+kt_code kt_verb_key_policy(kt_cli *cli, kt_err *err)
+{
+	kt_buf text = KT_BUF_INIT;
+	kt_code rc = kt_keystore_awskms_policy(cli->args ? cli->arg[0] : NULL, kt_cli_has(cli, "create"), &text, err);
+	if (rc == KT_OK)
+		(void)fputs(kt_buf_cstr(&text), cli->out);
+	kt_buf_free(&text);
+	return rc;
 }
 
 /* --- list, show --------------------------------------------------------------------------------------------------- */

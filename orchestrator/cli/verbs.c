@@ -84,6 +84,11 @@ static const kt_cli_option key_generate_options[] = {
 	{NULL, 0, NULL, NULL},
 };
 
+static const kt_cli_option key_policy_options[] = {
+	{"create", 0, NULL, "also what `keyturn key generate awskms:alias/NAME` needs"},
+	{NULL, 0, NULL, NULL},
+};
+
 static const kt_cli_option key_wrap_options[] = {WRAP_OPTIONS, {NULL, 0, NULL, NULL}};
 static const kt_cli_option key_rewrap_options[] = {WRAP_OPTIONS, CUSTODIAN_OPTION, {NULL, 0, NULL, NULL}};
 static const kt_cli_option key_open_options[] = {CUSTODIAN_OPTION, {NULL, 0, NULL, NULL}};
@@ -238,17 +243,26 @@ static const kt_cli_verb verbs[] = {
 	 "What\n"
 	 "was never tried on a token of that kind here is called untested.",
 	 "", none, kt_verb_hsm_mechanisms},
-	{"key generate", "URI", 1, "make a key in a token, or in a file",
+	{"key generate", "URI", 1, "make a key in a token, in AWS KMS, or in a file",
 	 "Makes an AES-256 key in the token that a pkcs11: URI names, under the label object=LABEL, and enters it in "
 	 "the "
 	 "ledger.\n"
-	 "Its attributes are read back. A file: URI gives a key file (0400, base64), which must not be there yet. "
+	 "Its attributes are read back. A file: URI gives a key file (0400, base64), which must not be there yet; an "
+	 "awskms:alias/NAME\n"
+	 "URI a symmetric key in AWS KMS with that alias, which must not be there yet, with the credentials of this "
+	 "environment. "
 	 "Nothing secret is\n"
 	 "printed. The key is pre-active until it is used (a run turns to it; something is wrapped under it), or "
 	 "with --activate.\n"
 	 "Asked again after a crash it finishes what was begun.\n"
 	 "--custodian makes an RSA pair for recovery in a custodian's token; it needs no cluster.json.",
 	 "3 4 7 9 10 11 12", key_generate_options, kt_verb_key_generate},
+	{"key policy", "[URI]", 1, "the IAM policy that keys of AWS KMS need",
+	 "Prints a policy document (JSON) for what uses keys of AWS KMS: kms:GenerateRandom on everything, the rest on "
+	 "every key, or\n"
+	 "on the key that an awskms: URI names by ARN, id or alias (an alias is a condition: a policy knows keys by "
+	 "ARN).",
+	 "3", key_policy_options, kt_verb_key_policy},
 	{"key list", "", 0, "all keys of this cluster with their states",
 	 "Lists what the ledger and the runs know: state (SP 800-57), kind, check value, id, label. Warns of "
 	 "cryptoperiods that\n"

@@ -37,6 +37,7 @@ KT_MUST_CHECK kt_code kt_keys_hex(const void *bytes, size_t n, char out[KT_LEDGE
 /* Where a KEY is. */
 typedef struct kt_place {
 	bool file;
+	bool awskms;             /* uri is the key's own; nothing else but `known` is set */
 	char path[KT_KEYS_PATH]; /* of a file: */
 	char uri[KT_KEYS_PATH];  /* of its token, as it is opened */
 	char label[KT_URI_OBJECT];

@@ -20,7 +20,7 @@ typedef struct making {
 	kt_keys *k;
 	const kt_keys_generate *what;
 	kt_place place;
-	kt_token *token; /* NULL for a file */
+	kt_token *token; /* NULL for a file and for AWS KMS */
 	char id[KT_LEDGER_ID];
 	char uri[KT_LEDGER_PATH + 8];
 	cJSON *entry;
@@ -40,7 +40,7 @@ static bool is_begun(const making *m, const cJSON *entry)
 	const cJSON *pending = kt_ledger_member(entry, "pending");
 	if (!pending || !kt_ledger_is(pending, "what", "generate") || !kt_ledger_is(entry, "kind", kind_of(m)))
 		return false;
-	if (m->place.file)
+	if (!m->token)
 		return kt_ledger_is(entry, "uri", m->uri);
 	const char *uri = kt_ledger_text(entry, "uri");
 	char token[KT_LEDGER_PATH];
@@ -76,7 +76,7 @@ static kt_code take_id(making *m, kt_err *err)
 	kt_place of = {0};
 	(void)snprintf(m->id, sizeof m->id, "%s", kt_ledger_text(m->entry, "id"));
 	(void)snprintf(m->uri, sizeof m->uri, "%s", kt_ledger_text(m->entry, "uri"));
-	if (m->place.file)
+	if (!m->token)
 		return KT_OK;
 	KT_TRY(kt_place_of(m->k, m->uri, &of, err));
 	memcpy(m->place.id, of.id, of.id_len);
@@ -225,12 +225,52 @@ static kt_code in_file(making *m, cJSON *result, kt_err *err)
 	return rc;
 }
 
+/* --- In AWS KMS --------------------------------------------------------------------------------------------------- */
+
+/* The first attempt may have come as far as the alias. Of a key without one nothing is known: AWS lists it. */
+static bool is_made(const making *m)
+{
+	kt_keystore *ks;
+	bool made = kt_keystore_open(m->uri, &ks, NULL) == KT_OK;
+	kt_keystore_close(ks);
+	return made;
+}
+
+static kt_code create(const making *m, kt_buf *arn, kt_err *err)
+{
+	char description[128];
+	(void)snprintf(description, sizeof description, "cluster key of %s, made by keyturn", m->k->cluster->name);
+	if (m->again && is_made(m))
+		return KT_OK;
+	return kt_keystore_awskms_create(m->uri, description, arn, err);
+}
+
+static kt_code in_awskms(making *m, cJSON *result, kt_err *err)
+{
+	kt_buf arn = KT_BUF_INIT;
+	if (m->what->wrapping)
+		return kt_fail(err, KT_E_REFUSED, "name a token", "a wrapping key is made in a token only");
+	(void)snprintf(m->uri, sizeof m->uri, "%s", m->place.uri);
+	KT_TRY(intend(m, err));
+	kt_code rc = create(m, &arn, err);
+	if (rc != KT_OK && rc != KT_E_UNREACHABLE) /* with that, nobody knows whether one was made */
+		call_off(m);
+	if (rc == KT_OK)
+		rc = finish(m, "", result, err);
+	if (rc == KT_OK && arn.len)
+		rc = kt_json_add_str(result, "arn", kt_buf_cstr(&arn), err);
+	kt_buf_free(&arn);
+	return rc;
+}
+
 kt_code kt_keys_make(kt_keys *k, const kt_keys_generate *what, cJSON *result, kt_err *err)
 {
 	making m = {.k = k, .what = what};
 	KT_TRY(kt_place_of(k, what->key, &m.place, err));
 	if (m.place.file)
 		return in_file(&m, result, err);
+	if (m.place.awskms)
+		return in_awskms(&m, result, err);
 	KT_TRY(kt_token_open(m.place.uri, &m.token, err));
 	kt_code rc = in_token(&m, result, err);
 	kt_token_close(m.token);

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/codec.h"
+#include "base/keyuri.h"
 #include "orchestrator/keys/internal.h"
 
 enum { SHORT_ID = 8 };
@@ -51,6 +52,21 @@ static kt_code of_file(const kt_keys *k, const char *text, kt_place *out, kt_err
 		if (kt_ledger_is(key, "uri", uri) && !kt_keys_elsewhere(key) && kt_view_state(key) != KT_KEY_DESTROYED)
 			out->known = key;
 	return KT_OK;
+}
+
+static kt_code of_awskms(const kt_keys *k, const char *text, kt_place *out, kt_err *err)
+{
+	kt_awsuri uri;
+	kt_buf whole = KT_BUF_INIT;
+	KT_TRY(kt_awsuri_parse(text + strlen("awskms:"), &uri, err));
+	kt_code rc = kt_awsuri_format(&uri, &whole, err);
+	out->awskms = true;
+	(void)snprintf(out->uri, sizeof out->uri, "%s", kt_buf_cstr(&whole));
+	kt_buf_free(&whole);
+	for (const cJSON *key = k->view->child; rc == KT_OK && key && !out->known; key = key->next)
+		if (kt_ledger_is(key, "uri", out->uri))
+			out->known = key;
+	return rc;
 }
 
 static bool is_named(const cJSON *key, const char *text)
@@ -110,6 +126,11 @@ static kt_code of_known(const kt_keys *k, const char *text, kt_place *out, kt_er
 		(void)snprintf(out->path, sizeof out->path, "%s", uri + 5);
 		return KT_OK;
 	}
+	if (strncmp(uri, "awskms:", 7) == 0) {
+		out->awskms = true;
+		(void)snprintf(out->uri, sizeof out->uri, "%s", uri);
+		return KT_OK;
+	}
 	(void)snprintf(out->uri, sizeof out->uri, "%s", k->cluster->hsm.uri);
 	(void)snprintf(out->label, sizeof out->label, "%s", kt_ledger_text(out->known, "label"));
 	return strspn(id, "0123456789abcdef") == strlen(id) ? set_id(id, out, err) : KT_OK;
@@ -121,6 +142,8 @@ kt_code kt_place_of(const kt_keys *k, const char *key, kt_place *out, kt_err *er
 	const char *named = key;
 	if (strncmp(named, "pkcs11:", 7) == 0)
 		return of_uri(k, named, out, err);
+	if (strncmp(named, "awskms:", 7) == 0)
+		return of_awskms(k, named, out, err);
 	return strncmp(named, "file:", 5) == 0 ? of_file(k, named, out, err) : of_known(k, named, out, err);
 }
 
@@ -154,6 +177,9 @@ kt_code kt_find(const kt_keys *k, const kt_place *p, kt_found *out, kt_err *err)
 	if (p->file)
 		return kt_fail(err, KT_E_REFUSED, "name a key in a token",
 			       "%s is a key file: no HSM has it, and it is not taken into one", p->path);
+	if (p->awskms)
+		return kt_fail(err, KT_E_REFUSED, "AWS's own tools do this: aws kms",
+			       "%s is a key of AWS KMS: it stays there, and no HSM has it", p->uri);
 	KT_TRY(kt_token_open(p->uri, &out->token, err));
 	KT_TRY(find_either(out, &name, err));
 	KT_TRY(kt_keys_hex(out->key.id, out->key.id_len, out->id, err));

@@ -88,3 +88,66 @@ def test_a_disabled_key_stops_a_start_and_not_what_runs(store, kms):
     kms.kms.states[awskms.KEY] = "Enabled"
     store("start", key="aws")
     store("stop")
+
+
+# --- keyturn key generate, keyturn key policy ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keyturn(kms, bin_folder, tmp_path):
+    """keyturn("key", ...): the finished process, for a cluster that has nothing but a name."""
+    path = tmp_path / "cluster.json"
+    path.write_text(json.dumps({"cluster": "c", "playbook": "looker", "nodes": [{"name": "a"}], "hsm": {"uri": "pkcs11:token=none"},
+                                "key": {"to": "awskms:alias/new"}}))
+
+    def call(*arguments, check=True, **more):
+        env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **kms.environment, **more}
+        return process.run([os.path.join(bin_folder, "keyturn"), "--cluster", str(path), *arguments], env=env, check=check)
+
+    return call
+
+
+def test_a_key_is_made_and_used(keyturn, store, kms):
+    told = json.loads(keyturn("--json", "key", "generate", "awskms:alias/made").stdout)
+    assert (told["uri"], told["kind"], told["kcv"], told["state"]) == ("awskms:alias/made", "cluster", "", "pre-active")
+    assert kms.kms.aliases["alias/made"] == told["arn"].rpartition("/")[2]
+    assert "alias/made" in keyturn("key", "list").stdout
+    assert store("check_key", LKR_AWS_CMK="alias/made").stdout == f"awskms:alias/made?region={awskms.REGION} wraps and opens (ARN {told['arn']})\n"
+    fill(store, "file")
+    store("rekey", LKR_MASTER_KEY_FILE_SOURCE="cmk", LKR_AWS_CMK_DESTINATION="alias/made")
+    assert "20" in store("verify", "--content", LKR_AWS_CMK="alias/made").stdout
+    again = keyturn("key", "generate", "awskms:alias/made", check=False)
+    assert again.returncode == 4 and "AWS KMS has a key under alias/made" in again.stderr
+    wrapped = keyturn("key", "escrow", "awskms:alias/made", check=False)
+    assert wrapped.returncode == 4 and "it stays there" in wrapped.stderr
+
+
+def test_a_key_of_which_the_answer_was_lost_is_finished_by_the_same_command(keyturn, kms):
+    kms.kms.faults = [None, None, "drop", "http500"]  # of CreateAlias, and of looking whether there is one
+    lost = keyturn("key", "generate", "awskms:alias/lost", check=False, AWS_MAX_ATTEMPTS="1")
+    assert lost.returncode == 8 and "was made and has no alias yet" in lost.stderr, lost.stderr
+    assert "was begun" in keyturn("key", "list").stdout
+    keys = len(kms.kms.masters)
+    told = json.loads(keyturn("--json", "key", "generate", "awskms:alias/lost").stdout)
+    assert told["state"] == "pre-active" and len(kms.kms.masters) == keys
+    assert "was begun" not in keyturn("key", "list").stdout
+
+
+def test_what_is_refused_leaves_nothing_in_the_ledger(keyturn, kms):
+    kms.kms.denied = "CreateKey"
+    refused = keyturn("key", "generate", "awskms:alias/no", check=False)
+    assert refused.returncode == 4 and "keyturn key policy" in refused.stderr
+    assert keyturn("key", "list").stdout == "No key is known.\n"
+
+
+def test_the_policy_is_what_the_operations_need(keyturn, store, kms):
+    """Every operation that the server was asked for is allowed by it, and nothing else of AWS KMS but what Looker documents."""
+    policy = json.loads(keyturn("key", "policy", "--create").stdout)
+    keyturn("key", "generate", "awskms:alias/made")
+    fill(store, "aws")
+    store("rekey", rekey=("aws", "aws-other"))
+    allowed = {action for statement in policy["Statement"] for action in statement["Action"]}
+    assert all(f"kms:{operation}" in allowed or operation.startswith("Generate") for operation in kms.kms.asked)
+    assert {s["Resource"] for s in policy["Statement"] if "kms:GenerateRandom" in s["Action"]} == {"*"}
+    assert {s["Resource"] for s in policy["Statement"] if "kms:Decrypt" in s["Action"]} == {"arn:aws:kms:*:*:key/*"}
+    assert allowed == {"kms:GenerateRandom", "kms:DescribeKey", "kms:Generate*", "kms:Encrypt", "kms:Decrypt", "kms:CreateKey", "kms:CreateAlias"}

@@ -214,7 +214,7 @@ def test_a_node_that_speaks_no_frames(unchanged):
 # --- the command line ----------------------------------------------------------------------------------------------------
 
 VERBS = ("init", "enroll", "doctor", "plan", "run", "resume", "rollback", "status", "runs", "backup list", "backup verify", "backup restore", "hsm list", "hsm probe", "hsm mechanisms",
-         *("key " + verb for verb in "generate list show wrap unwrap escrow recover rewrap verify deactivate destroy".split()), "help", "version")
+         *("key " + verb for verb in "generate policy list show wrap unwrap escrow recover rewrap verify deactivate destroy".split()), "help", "version")
 
 
 @pytest.mark.parametrize("arguments, words", [

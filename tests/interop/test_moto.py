@@ -88,3 +88,15 @@ def test_the_sdk_opens_what_the_store_wrapped(moto, bin_folder, tmp_path):
     store("rekey", "--depth", "cmk", LKR_MASTER_KEY_FILE_SOURCE="cmk", LKR_AWS_CMK_DESTINATION="alias/looker",
           LKR_AWS_CMK_EC_DESTINATION="mine")
     opens("looker.db", "Encrypt")
+
+
+def test_a_key_that_keyturn_made(moto, bin_folder, tmp_path):
+    """CreateKey and CreateAlias, and how moto refuses an alias that is taken."""
+    cluster = tmp_path / "cluster.json"
+    cluster.write_text(json.dumps({"cluster": "c", "playbook": "looker", "nodes": [{"name": "a"}], "hsm": {"uri": "pkcs11:token=none"},
+                                   "key": {"to": "awskms:alias/made"}}))
+    command = [os.path.join(bin_folder, "keyturn"), "--json", "--cluster", str(cluster), "key", "generate", "awskms:alias/made"]
+    told = json.loads(process.run(command, env=moto).stdout)
+    assert told["arn"] == side(moto, "arn", "alias/made")
+    again = process.run(command, env=moto, check=False)
+    assert again.returncode == 4 and "AWS KMS has a key under alias/made" in again.stderr

@@ -6,7 +6,7 @@ It knows nothing of keyturn: signatures, encryption contexts and key states are 
 are queued: the next requests are answered with them.
 
 As a program it prints its port, and then does a command a line on its standard input, answering each with a line:
-  fault KIND N      the next N requests to KMS fail so (an error type of AWS; or http500, slow, garbage, cut, drop, huge,
+  fault KIND N [AT] the next N requests to KMS (with AT: after so many good ones) fail so (an error type of AWS; or http500, slow, garbage, cut, drop, huge,
                     wrongkey)
   state STATE       of the key: Enabled, Disabled, PendingDeletion
   deny OPERATION    this operation is denied from now on ("-": none)
@@ -18,9 +18,11 @@ import hmac
 import http.server
 import json
 import os
+import re
 import sys
 import threading
 import time
+import uuid
 
 REGION = "eu-west-1"
 ACCOUNT = "123456789012"
@@ -90,11 +92,12 @@ class Kms:
     def __init__(self):
         self.masters = {key: os.urandom(32) for key in (KEY, OTHER, SIGNING)}
         self.states = dict.fromkeys(self.masters, "Enabled")
+        self.aliases = dict(ALIASES)
         self.faults, self.asked, self.denied = [], [], "-"
 
     def key(self, name, usable=True):
         name = name.split(":")[-1]
-        key = ALIASES.get(name, name[4:] if name.startswith("key/") else name)
+        key = self.aliases.get(name, name[4:] if name.startswith("key/") else name)
         if key not in self.masters:
             raise Refused("NotFoundException", f"Alias {name} is not found.")
         if usable and self.states[key] == "Disabled":
@@ -120,12 +123,28 @@ class Kms:
             raise Refused("InvalidCiphertextException")
         return bytes(a ^ b for a, b in zip(body[52:], mac(self.masters[key], b"mask" + body[:52])))
 
+    def create(self, ask):
+        if (ask["KeySpec"], ask["KeyUsage"]) != ("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT") or not ask["Description"]:
+            raise Refused("ValidationException")
+        key = str(uuid.uuid4())
+        self.masters[key], self.states[key] = os.urandom(32), "Enabled"
+        return key
+
+    def create_alias(self, alias, target):
+        if not re.fullmatch(r"alias/(?!aws/)[a-zA-Z0-9/_-]+", alias):
+            raise Refused("InvalidAliasNameException")
+        if alias in self.aliases:
+            raise Refused("AlreadyExistsException", f"An alias with the name {alias} already exists")
+        self.aliases[alias] = self.key(target)
+
     def answer(self, operation, ask):
         if operation == self.denied:
             raise Refused("AccessDeniedException", f"User: arn:aws:iam::{ACCOUNT}:user/looker is not authorized to perform: kms:{operation}")
         context = ask.get("EncryptionContext", {})
-        if operation == "DescribeKey":
-            key = self.key(ask["KeyId"], usable=False)
+        if operation == "CreateAlias":
+            return self.create_alias(ask["AliasName"], ask["TargetKeyId"])
+        if operation in ("DescribeKey", "CreateKey"):
+            key = self.key(ask["KeyId"], usable=False) if operation == "DescribeKey" else self.create(ask)
             usage = ("SIGN_VERIFY", "RSA_2048") if key == SIGNING else ("ENCRYPT_DECRYPT", "SYMMETRIC_DEFAULT")
             return {"KeyMetadata": {"Arn": arn_of(key), "KeyId": key, "KeyState": self.states[key], "KeyUsage": usage[0],
                                     "KeySpec": usage[1], "Enabled": self.states[key] == "Enabled", "CreationDate": 1.5e9}}
@@ -180,12 +199,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.refuse(e.kind, e.message)
         if fault == "wrongkey":
             answer["KeyId"] = arn_of(OTHER)
-        text = json.dumps(answer).encode()
+        text = json.dumps(answer).encode() if answer else b""
         if fault == "slow":
             time.sleep(2)
         if fault == "drop":
             self.close_connection = True
-            return self.reply(200, text[:len(text) // 2], length=len(text))
+            return self.reply(200, text[:len(text) // 2], length=len(text) + 10)
         return self.reply(200, text[:len(text) // 2] if fault == "cut" else text)
 
     def broken(self, fault):
@@ -248,7 +267,7 @@ def main():
             verb, *rest = line.split()
             answer = "ok"
             if verb == "fault":
-                kms.faults = [rest[0]] * int(rest[1])
+                kms.faults = [None] * int(rest[2] if rest[2:] else 0) + [rest[0]] * int(rest[1])
             elif verb == "state":
                 kms.states[KEY] = rest[0]
             elif verb == "deny":

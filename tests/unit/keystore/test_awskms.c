@@ -562,17 +562,143 @@ static void test_metadata(void **state)
 	must_fail(KT_E_REFUSED, "awskms:alias/looker", "HTTP status 404");
 }
 
+/* --- Making a key, and the policy --------------------------------------------------------------------------------- */
+
+static void made(const char *uri, const char *how, int requests)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_buf arn = KT_BUF_INIT, want = KT_BUF_INIT;
+	(void)tell(how);
+	(void)asked();
+	assert_kt_ok(kt_keystore_awskms_create(uri, "a key of a test", &arn, &err));
+	(void)tell("fault - 0");
+	assert_int_equal(asked(), requests);
+	assert_kt_ok(kt_buf_printf(&want, &err, "awskms:%s", kt_buf_cstr(&arn)));
+	kt_keystore *by_alias = must_open(uri), *by_arn = must_open(kt_buf_cstr(&want));
+	kt_secret kek, opened;
+	kt_blob blob;
+	assert_kt_ok(kt_keystore_new_kek(by_alias, &kek, &blob, &err));
+	assert_kt_ok(kt_keystore_unwrap_kek(by_arn, &blob, &opened, &err));
+	assert_true(kt_secret_equal(&kek, &opened));
+	kt_secret_free(&opened);
+	kt_secret_free(&kek);
+	kt_keystore_close(by_arn);
+	kt_keystore_close(by_alias);
+	kt_buf_free(&want);
+	kt_buf_free(&arn);
+}
+
+static void not_made(const char *uri, const char *how, kt_code code, const char *words)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_buf arn = KT_BUF_INIT;
+	(void)tell(how);
+	assert_kt_fails(code, kt_keystore_awskms_create(uri, "a key of a test", &arn, &err));
+	(void)tell("fault - 0");
+	(void)tell("deny -");
+	if (!strstr(err.msg, words))
+		fail_msg("\"%s\" is not in \"%s\"", words, err.msg);
+	assert_true(err.remedy[0] != '\0');
+	assert_int_equal(arn.len, 0);
+}
+
+static void test_create(void **state)
+{
+	(void)state;
+	(void)setenv("AWS_MAX_ATTEMPTS", "3", 1);
+	made("awskms:alias/new/one", "fault - 0", 3); /* DescribeKey, CreateKey, CreateAlias */
+	made("awskms:alias/new-two", "fault ThrottlingException 1", 4);
+	made("awskms:alias/new-three", "fault ThrottlingException 1 2", 4); /* of CreateAlias */
+	not_made("awskms:alias/new-two", "fault - 0", KT_E_REFUSED, "AWS KMS has a key under alias/new-two");
+	not_made("awskms:alias/aws/kms", "fault - 0", KT_E_INPUT, "alias/aws/kms can be none");
+	not_made("awskms:" ARN, "fault - 0", KT_E_INPUT, "needs an alias");
+	not_made("file:/x", "fault - 0", KT_E_INPUT, "names no key");
+	not_made("awskms:alias/no", "deny DescribeKey", KT_E_REFUSED, "AccessDeniedException");
+	not_made("awskms:alias/no", "deny CreateKey", KT_E_REFUSED, "kms:CreateKey");
+	not_made("awskms:alias/no", "deny CreateAlias", KT_E_REFUSED, "was made and has no alias yet");
+	must_fail(KT_E_KEY, "awskms:alias/no", "NotFoundException");
+}
+
+/* CreateKey is asked once, whatever happens: a second key would never be used. */
+static void test_create_once(void **state)
+{
+	static const char *const faults[] = {"fault ThrottlingException 1 1", "fault http500 1 1", "fault cut 1 1",
+					     "fault drop 1 1"};
+	(void)state;
+	for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+		kt_err err = KT_ERR_INIT;
+		kt_buf arn = KT_BUF_INIT;
+		(void)tell(faults[i]);
+		(void)asked();
+		assert_true(kt_keystore_awskms_create("awskms:alias/once", "d", &arn, &err) != KT_OK);
+		(void)tell("fault - 0");
+		assert_int_equal(asked(), 2);
+		assert_int_equal(arn.len, 0);
+	}
+	/* An alias that was given, and of which the answer was lost, is looked for. */
+	(void)setenv("AWS_MAX_ATTEMPTS", "1", 1);
+	made("awskms:alias/once", "fault drop 1 2", 4);
+}
+
+static void test_policy_text(void **state)
+{
+	static const struct {
+		const char *uri;
+		bool create;
+		const char *has, *lacks;
+	} rows[] = {
+		{NULL, false, "\"Resource\":\"arn:aws:kms:*:*:key/*\"}]", "CreateKey"},
+		{NULL, false, "\"Action\":[\"kms:GenerateRandom\"],\"Resource\":\"*\"", "Condition"},
+		{NULL, true, "\"Action\":[\"kms:CreateAlias\"],\"Resource\":\"arn:aws:kms:*:*:alias/*\"", "Condition"},
+		{ARN_URI, false, "\"Resource\":\"" ARN "\"", "key/*"},
+		{"awskms:1234abcd-12ab?region=eu-west-1", false, "\"arn:aws:kms:eu-west-1:*:key/1234abcd-12ab\"",
+		 "key/*"},
+		{"awskms:alias/a", true, "{\"kms:ResourceAliases\":\"alias/a\"}", "alias/*"},
+		{"awskms:arn:aws:kms:eu-west-1:123456789012:alias/a", false,
+		 "\"arn:aws:kms:eu-west-1:*:key/*\",\"Condition\":{", "alias/*"},
+	};
+	(void)state;
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+		kt_err err = KT_ERR_INIT;
+		kt_buf text = KT_BUF_INIT;
+		cJSON *o;
+		assert_kt_ok(kt_keystore_awskms_policy(rows[i].uri, rows[i].create, &text, &err));
+		assert_kt_ok(kt_json_parse("policy", text.data, text.len, &o, &err));
+		char *line = cJSON_PrintUnformatted(o);
+		if (!strstr(line, rows[i].has) || strstr(line, rows[i].lacks))
+			fail_msg("row %zu: %s", i, line);
+		cJSON_free(line);
+		cJSON_Delete(o);
+		kt_buf_free(&text);
+	}
+	kt_err err = KT_ERR_INIT;
+	kt_buf text = KT_BUF_INIT;
+	assert_kt_fails(KT_E_INPUT, kt_keystore_awskms_policy("file:/x", false, &text, &err));
+	assert_kt_fails(KT_E_INPUT, kt_keystore_awskms_policy("awskms:", false, &text, &err));
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup(test_round_trip, fresh),  cmocka_unit_test_setup(test_uris, fresh),
-		cmocka_unit_test_setup(test_endpoints, fresh),   cmocka_unit_test_setup(test_another_key, fresh),
-		cmocka_unit_test_setup(test_altered, fresh),     cmocka_unit_test_setup(test_blob, fresh),
-		cmocka_unit_test_setup(test_states, fresh),      cmocka_unit_test_setup(test_policy, fresh),
-		cmocka_unit_test_setup(test_errors, fresh),      cmocka_unit_test_setup(test_retries, fresh),
-		cmocka_unit_test_setup(test_slow, fresh),        cmocka_unit_test_setup(test_garbage, fresh),
-		cmocka_unit_test_setup(test_environment, fresh), cmocka_unit_test_setup(test_files, fresh),
-		cmocka_unit_test_setup(test_container, fresh),   cmocka_unit_test_setup(test_metadata, fresh),
+		cmocka_unit_test_setup(test_round_trip, fresh),
+		cmocka_unit_test_setup(test_uris, fresh),
+		cmocka_unit_test_setup(test_endpoints, fresh),
+		cmocka_unit_test_setup(test_another_key, fresh),
+		cmocka_unit_test_setup(test_altered, fresh),
+		cmocka_unit_test_setup(test_blob, fresh),
+		cmocka_unit_test_setup(test_states, fresh),
+		cmocka_unit_test_setup(test_policy, fresh),
+		cmocka_unit_test_setup(test_errors, fresh),
+		cmocka_unit_test_setup(test_retries, fresh),
+		cmocka_unit_test_setup(test_slow, fresh),
+		cmocka_unit_test_setup(test_garbage, fresh),
+		cmocka_unit_test_setup(test_environment, fresh),
+		cmocka_unit_test_setup(test_files, fresh),
+		cmocka_unit_test_setup(test_container, fresh),
+		cmocka_unit_test_setup(test_metadata, fresh),
+		cmocka_unit_test_setup(test_create, fresh),
+		cmocka_unit_test_setup(test_create_once, fresh),
+		cmocka_unit_test(test_policy_text),
 	};
 	return cmocka_run_group_tests(tests, start, stop);
 }

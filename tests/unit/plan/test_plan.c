@@ -601,7 +601,7 @@ static void the_engine_takes_every_kind(void **state)
 static void the_examples_make_plans(void **state)
 {
 	(void)state;
-	const char *const names[] = {"systemd", "loopback", "looker-installation"};
+	const char *const names[] = {"systemd", "loopback", "looker-installation", "looker-aws"};
 	const char *source = getenv("KT_SOURCE_DIR");
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
 		char path[2000];
