@@ -2,7 +2,8 @@
 /*
  * What answers in the name of AWS KMS and of the endpoints that give credentials, and the shared files of AWS.
  * kt_aws_http stands here in place of aws_http.c: it answers with the input. An input is an operation (a letter) and
- * answers, divided by the byte 0x1e: "STATUS TYPE\nBODY".
+ * answers, divided by the byte 0x1e: "STATUS TYPE\nBODY"; or 'U' and what follows awskms: in
+ * a URI.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -152,6 +153,30 @@ static void check_files(const uint8_t *data, size_t size)
 	(void)close(fd);
 }
 
+/* What is parsed and written again is the same. */
+static void check_uri(const uint8_t *data, size_t size)
+{
+	char text[1024];
+	kt_awsuri uri, again;
+	kt_buf out = KT_BUF_INIT;
+	kt_err err = KT_ERR_INIT;
+	if (size >= sizeof text)
+		return;
+	memcpy(text, data, size);
+	text[size] = '\0';
+	kt_code rc = kt_awsuri_parse(text, &uri, &err);
+	if (rc != KT_OK) {
+		check_refusal(rc, &err);
+		return;
+	}
+	require(kt_awsuri_format(&uri, &out, NULL) == KT_OK && strncmp(kt_buf_cstr(&out), "awskms:", 7) == 0, "a URI");
+	require(kt_awsuri_parse(kt_buf_cstr(&out) + 7, &again, NULL) == KT_OK, "it parses");
+	require(strcmp(uri.name, again.name) == 0 && strcmp(uri.region, again.region) == 0 &&
+			strcmp(uri.context, again.context) == 0,
+		"to the same parts");
+	kt_buf_free(&out);
+}
+
 static void set(const char *name, const char *value)
 {
 	require((value ? setenv(name, value, 1) : unsetenv(name)) == 0, "a variable");
@@ -159,7 +184,7 @@ static void set(const char *name, const char *value)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	bool kms = size && (data[0] == 'G' || data[0] == 'E' || data[0] == 'D');
+	bool kms = size && strchr("GEDN", data[0]) && data[0];
 	bool container = size && data[0] == 'C';
 	set("HOME", "/nonexistent");
 	set("AWS_MAX_ATTEMPTS", "1");
@@ -172,6 +197,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	left_n = size - 1;
 	if (kms)
 		check_kms((char)data[0]);
+	else if (data[0] == 'U')
+		check_uri(data + 1, size - 1);
 	else if (container || data[0] == 'M')
 		check_credentials();
 	else
