@@ -4,11 +4,15 @@
  * cryptography: the plain loop `UPDATE item SET envelope=? WHERE id=?`, on the same database, with the same settings,
  * in the same run. The limit of data's cryptography is AES-256-GCM in long blocks under one key, as `openssl speed -evp
  * aes-256-gcm -bytes 16384` measures it, for the bytes that are decrypted and encrypted. All work on a fresh copy; the
- * best of three each.
+ * best of three each (of one from half a million items on).
  *
- * bench_rekey [ITEMS [BYTES]]
+ * The same on a MariaDB server, with the bulk UPDATEs of the rekey itself as the plain loop; and, on the same rows in
+ * the same server, what a user would have instead: InnoDB's own encryption, moved to another key by ALTER TABLE.
+ *
+ * bench_rekey [ITEMS [BYTES [ITEMS-ON-THE-SERVER]]]
  */
 #include <errno.h>
+#include <mysql.h>
 #include <openssl/evp.h>
 #include <sqlite3.h>
 #include <stdio.h>
@@ -19,12 +23,13 @@
 #include <unistd.h>
 
 #include "base/secret.h"
+#include "bench/mariadb.h"
 #include "envelope/envelope.h"
 #include "store/db.h"
 #include "store/item.h"
 #include "store/verify.h"
 
-enum { ITEMS = 200000, BYTES = 256, ROUNDS = 3, SPEED_BLOCK = 16384 };
+enum { ITEMS = 200000, SERVER_ITEMS = 50000, BYTES = 256, ROUNDS = 3, MANY = 500000, SPEED_BLOCK = 16384 };
 static const double goal_kek = 0.8, goal_data = 0.7, goal_mib = 64;
 
 static double now(void)
@@ -327,6 +332,11 @@ static kt_code round_of(const char *base, const char *work, pair *p, int64_t ite
 	return KT_OK;
 }
 
+static int rounds(int64_t items)
+{
+	return items < MANY ? ROUNDS : 1;
+}
+
 static kt_code measure(const char *folder, int64_t items, size_t bytes, figures *f, kt_err *err)
 {
 	char base[512], work[512];
@@ -339,7 +349,7 @@ static kt_code measure(const char *folder, int64_t items, size_t bytes, figures 
 		rc = make_ctx(&new_kek, &p.to, err);
 	if (rc == KT_OK)
 		rc = make(base, p.from, items, bytes, err);
-	for (int i = 0; rc == KT_OK && i < ROUNDS; i++)
+	for (int i = 0; rc == KT_OK && i < rounds(items); i++)
 		rc = round_of(base, work, &p, items, f, err);
 	(void)unlink(base);
 	(void)unlink(work);
@@ -381,21 +391,162 @@ static bool report(const figures *f, int64_t items, size_t bytes)
 	return judge("memory", mib, "MiB", goal_mib, mib > 0 && mib <= goal_mib) && met;
 }
 
+/* ---- on a server ---- */
+
+/* Other bytes where the rekey would write: done twice, all is as before. */
+static kt_code scramble_wrap(void *arg, const char *name, uint8_t *head, size_t total, kt_err *err)
+{
+	(void)arg;
+	(void)name;
+	(void)total;
+	(void)err;
+	for (size_t i = KT_ENVELOPE_FIXED_LEN; i < KT_ENVELOPE_HEAD_LEN; i++)
+		head[i] ^= 0x55;
+	return KT_OK;
+}
+
+static kt_code scramble_all(void *arg, const char *name, uint8_t *envelope, size_t len, kt_err *err)
+{
+	(void)arg;
+	(void)name;
+	(void)err;
+	for (size_t i = 0; i < len; i++)
+		envelope[i] ^= 0x55;
+	return KT_OK;
+}
+
+/* Every row that the rekey turns, in a table that InnoDB encrypts, moved from key 1 to key 2. */
+static kt_code time_alter(const bench_mariadb *m, int64_t items, double *rate, kt_err *err)
+{
+	static const char *const setup[] = {
+		"CREATE TABLE peer LIKE keyturn_item", "ALTER TABLE peer ENCRYPTED=YES ENCRYPTION_KEY_ID=1",
+		"INSERT INTO peer SELECT * FROM keyturn_item", "FLUSH TABLES peer FOR EXPORT", "UNLOCK TABLES"};
+	MYSQL *my = mysql_init(NULL);
+	bool good = my && mysql_real_connect(my, "localhost", "root", NULL, "bench", 0, m->socket, 0);
+	for (size_t i = 0; good && i < sizeof setup / sizeof setup[0]; i++)
+		good = mysql_query(my, setup[i]) == 0;
+	double start = now();
+	good = good &&
+	       mysql_query(my, "ALTER TABLE peer ENCRYPTED=YES ENCRYPTION_KEY_ID=2, ALGORITHM=INPLACE, LOCK=NONE") == 0;
+	*rate = (double)items / (now() - start);
+	kt_code rc =
+		good ? KT_OK : kt_fail(err, KT_E_IO, NULL, "ALTER TABLE: %s", my ? mysql_error(my) : "out of memory");
+	mysql_close(my);
+	return rc;
+}
+
+static kt_code server_round(const char *url, pair *p, int64_t items, figures *f, kt_err *err)
+{
+	figures r = {0};
+	pair back = {.from = p->to, .to = p->from};
+	for (int i = 0; i < 2; i++) {
+		KT_TRY(time_walk(url, KT_ENVELOPE_HEAD_LEN, KT_ENVELOPE_FIXED_LEN, scramble_wrap, p, items,
+				 &r.plain_kek, err));
+		keep(&f->plain_kek, r.plain_kek);
+		KT_TRY(time_walk(url, KT_DB_WHOLE, 0, scramble_all, p, items, &r.plain_data, err));
+		keep(&f->plain_data, r.plain_data);
+	}
+	KT_TRY(time_walk(url, KT_ENVELOPE_HEAD_LEN, KT_ENVELOPE_FIXED_LEN, rewrap, p, items, &r.kek, err));
+	KT_TRY(check(url, p->to, &r.verify, err));
+	KT_TRY(time_walk(url, KT_DB_WHOLE, 0, reseal, &back, items, &r.data, err));
+	KT_TRY(check(url, p->from, &r.verify, err));
+	KT_TRY(time_cmk(url, &r.cmk_seconds, err));
+	keep(&f->kek, r.kek);
+	keep(&f->data, r.data);
+	keep(&f->verify, r.verify);
+	if (f->cmk_seconds == 0 || r.cmk_seconds < f->cmk_seconds)
+		f->cmk_seconds = r.cmk_seconds;
+	return KT_OK;
+}
+
+static kt_code measure_server(const bench_mariadb *m, int64_t items, size_t bytes, figures *f, double *alter,
+			      kt_err *err)
+{
+	kt_kek old_kek = KT_KEK_INIT, new_kek = KT_KEK_INIT;
+	pair p = {0};
+	kt_code rc = make_ctx(&old_kek, &p.from, err);
+	if (rc == KT_OK)
+		rc = make_ctx(&new_kek, &p.to, err);
+	if (rc == KT_OK)
+		rc = make(m->url, p.from, items, bytes, err);
+	for (int i = 0; rc == KT_OK && i < rounds(items); i++)
+		rc = server_round(m->url, &p, items, f, err);
+	if (rc == KT_OK)
+		rc = time_alter(m, items, alter, err);
+	kt_envelope_ctx_free(p.from);
+	kt_envelope_ctx_free(p.to);
+	kt_kek_free(&old_kek);
+	kt_kek_free(&new_kek);
+	return rc;
+}
+
+static void report_server(const figures *f, double aes, double alter, int64_t items, size_t bytes)
+{
+	double moved_data = 2 * ((double)bytes + 32), moved_kek = 2 * 32;
+	(void)printf("mariadb_items %lld items - -\n", (long long)items);
+	(void)printf("mariadb_cmk_time %.1f ms - -\n", f->cmk_seconds * 1000);
+	(void)printf("mariadb_kek_rate %.0f items/s - -\n", f->kek);
+	(void)printf("mariadb_data_rate %.0f items/s - -\n", f->data);
+	(void)printf("mariadb_verify_rate %.0f items/s - -\n", f->verify);
+	(void)printf("mariadb_plain_update_rate_as_kek %.0f items/s - -\n", f->plain_kek);
+	(void)printf("mariadb_plain_update_rate_as_data %.0f items/s - -\n", f->plain_data);
+	(void)printf("mariadb_kek_to_plain_update %.2f ratio - -\n", f->kek / f->plain_kek);
+	(void)printf("mariadb_data_to_plain_update %.2f ratio - -\n", f->data / f->plain_data);
+	(void)printf("mariadb_kek_bytes_to_aes_256_gcm %.4f ratio - -\n", f->kek * moved_kek / aes);
+	(void)printf("mariadb_data_bytes_to_aes_256_gcm %.4f ratio - -\n", f->data * moved_data / aes);
+	(void)printf("mariadb_alter_key_id_rate %.0f items/s - -\n", alter);
+	(void)printf("mariadb_kek_to_alter_key_id %.3f ratio - -\n", f->kek / alter);
+	(void)printf("mariadb_data_to_alter_key_id %.3f ratio - -\n", f->data / alter);
+}
+
+/* After a failure the server's log stays. */
+static void clear(const char *folder)
+{
+	char log[64];
+	(void)snprintf(log, sizeof log, "%.40s/mariadb.log", folder);
+	(void)unlink(log);
+	(void)rmdir(folder);
+}
+
+static kt_code server(const char *folder, int64_t items, size_t bytes, double aes, kt_err *err)
+{
+	bench_mariadb m;
+	figures f = {0};
+	double alter = 0;
+	if (!bench_mariadb_present()) {
+		(void)fprintf(stderr, "skipped on MariaDB: the package mariadb-server is not installed\n");
+		return KT_OK;
+	}
+	kt_code rc = bench_mariadb_start(&m, folder, err);
+	if (rc == KT_OK)
+		rc = measure_server(&m, items, bytes, &f, &alter, err);
+	bench_mariadb_stop(&m);
+	if (rc == KT_OK)
+		report_server(&f, aes, alter, items, bytes);
+	return rc;
+}
+
 int main(int argc, char **argv)
 {
 	int64_t items = argc > 1 ? strtoll(argv[1], NULL, 10) : ITEMS;
 	long long bytes = argc > 2 ? strtoll(argv[2], NULL, 10) : BYTES;
+	int64_t on_server = argc > 3 ? strtoll(argv[3], NULL, 10) : SERVER_ITEMS;
 	char folder[] = "bench-rekey-XXXXXX";
 	kt_err err = KT_ERR_INIT;
 	figures f = {0};
-	if (items < 1 || bytes < 0 || bytes > KT_ENVELOPE_CONTENT_MAX || !mkdtemp(folder)) {
-		(void)fprintf(stderr, "usage: bench_rekey [ITEMS [BYTES]], in a folder that can be written\n");
+	if (items < 1 || on_server < 1 || bytes < 0 || bytes > KT_ENVELOPE_CONTENT_MAX || !mkdtemp(folder)) {
+		(void)fprintf(
+			stderr,
+			"usage: bench_rekey [ITEMS [BYTES [ITEMS-ON-THE-SERVER]]], in a folder that can be written\n");
 		return KT_E_USAGE;
 	}
 	kt_code rc = kt_secret_setup(&err);
 	if (rc == KT_OK)
 		rc = measure(folder, items, (size_t)bytes, &f, &err);
-	(void)rmdir(folder);
+	if (rc == KT_OK)
+		rc = server(folder, on_server, (size_t)bytes, f.aes, &err);
+	if (rc == KT_OK)
+		clear(folder);
 	if (rc != KT_OK) {
 		(void)fprintf(stderr, "%s\n", err.msg);
 		return (int)rc;
