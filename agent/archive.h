@@ -105,11 +105,11 @@ KT_MUST_CHECK kt_code kt_archive_extract(kt_archive_reader *r, const char *folde
 
 /*
  * Put everything back where it was. `manifest` comes from kt_archive_verify on the same reader. Each file is written
- * beside its place, synced and renamed; one that is the same already is left alone. A database's -wal, -journal and
- * -shm that are not in the archive are removed before the database is replaced. What else is on the disk and not in the
- * archive stays. With `keep` (a run; NULL: no) what is there is kept before it is replaced or removed (agent/keep.h), a
- * database together with its journals. May be repeated after a failure or a crash. *written counts the files that were
- * replaced.
+ * beside its place, synced (many at once) and renamed; one that is the same already is left alone. A database's -wal,
+ * -journal and -shm that are not in the archive are removed before the database is replaced. What else is on the disk
+ * and not in the archive stays. With `keep` (a run; NULL: no) what is there is kept before it is replaced or removed
+ * (agent/keep.h), a database together with its journals. May be repeated after a failure or a crash. *written counts
+ * the files that were replaced.
  */
 KT_MUST_CHECK kt_code kt_archive_restore(kt_archive_reader *r, const kt_manifest *manifest, const char *keep,
 					 const kt_archive_hooks *hooks, uint64_t *written, kt_err *err);

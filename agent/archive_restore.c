@@ -18,12 +18,26 @@
 static const char *const sibling_endings[] = {"-wal", "-journal", "-shm"};
 enum { SIBLINGS = sizeof sibling_endings / sizeof *sibling_endings };
 
+/* A file that lies beside its place, written and not synced yet. */
+typedef struct waiting {
+	char *temp, *place;
+} waiting;
+
+/* How many of them one sync of the file system serves: tens of thousands of small files would each wait for the disk.
+ */
+enum { BATCH_FILES = 1024, BATCH_BYTES = 256 * 1024 * 1024 };
+
 /* One restore. `dirty` is the folder whose entries changed and which is not synced yet. */
 typedef struct restore {
 	const kt_manifest *manifest;
 	const char *keep; /* the run for which old versions are kept; NULL: none are */
 	struct archive *disk;
 	char *top_real; /* real path of the installation's folder */
+	int fs_fd; /* it, opened before anything is written, so that syncfs(2) tells of every error since; -1: none */
+	dev_t fs_dev;
+	waiting batch[BATCH_FILES];
+	size_t batch_n;
+	uint64_t batch_bytes;
 	char dirty[PATH_MAX];
 	uint64_t written;
 } restore;
@@ -251,8 +265,57 @@ static kt_code write_beside(restore *r, struct archive *a, struct archive_entry 
 {
 	archive_entry_copy_pathname(e, temp);
 	KT_TRY(kt_archive_unpack_entry(r->disk, a, e, true, NULL, err));
-	KT_TRY(check_owner(m, temp, err));
-	return m->kind == KT_MEMBER_LINK ? KT_OK : sync_file(temp, err);
+	return check_owner(m, temp, err);
+}
+
+/* Forget those that wait; with `remove` what lies there goes, too. */
+static void drop_batch(restore *r, bool remove)
+{
+	for (; r->batch_n; r->batch_n--) {
+		waiting *w = &r->batch[r->batch_n - 1];
+		if (remove)
+			(void)unlink(w->temp);
+		free(w->temp);
+		free(w->place);
+	}
+	r->batch_bytes = 0;
+}
+
+/* All that wait are durable; then, in their order, they take their places. */
+static kt_code place_batch(restore *r, kt_err *err)
+{
+	if (r->batch_n && syncfs(r->fs_fd) != 0)
+		return kt_fail_errno(err, errno, NULL, "%s cannot be synced", r->top_real);
+	for (size_t i = 0; i < r->batch_n; i++)
+		KT_TRY(move_in_place(r, r->batch[i].temp, r->batch[i].place, err));
+	drop_batch(r, false);
+	return KT_OK;
+}
+
+static kt_code wait_in_batch(restore *r, const kt_member *m, const char *temp, const char *place, kt_err *err)
+{
+	waiting w = {.temp = strdup(temp), .place = strdup(place)};
+	if (!w.temp || !w.place) {
+		free(w.temp);
+		free(w.place);
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	}
+	r->batch[r->batch_n++] = w;
+	r->batch_bytes += m->size;
+	return r->batch_n == BATCH_FILES || r->batch_bytes >= BATCH_BYTES ? place_batch(r, err) : KT_OK;
+}
+
+/* A database comes by itself, for its journals are removed just before; so does what is on another file system. */
+static kt_code put_in_place(restore *r, const kt_member *m, const char *temp, const char *place, kt_err *err)
+{
+	struct stat st;
+	if (m->kind != KT_MEMBER_LINK && !m->database && r->fs_fd >= 0 && lstat(temp, &st) == 0 &&
+	    st.st_dev == r->fs_dev)
+		return wait_in_batch(r, m, temp, place, err);
+	KT_TRY(place_batch(r, err));
+	if (m->kind != KT_MEMBER_LINK)
+		KT_TRY(sync_file(temp, err));
+	return move_in_place(r, temp, place, err);
 }
 
 static kt_code restore_file(restore *r, struct archive *a, struct archive_entry *e, const kt_member *m,
@@ -269,7 +332,7 @@ static kt_code restore_file(restore *r, struct archive *a, struct archive_entry 
 	KT_TRY(temp_beside(place, temp, err));
 	kt_code rc = write_beside(r, a, e, m, temp, err);
 	if (rc == KT_OK)
-		rc = move_in_place(r, temp, place, err);
+		rc = put_in_place(r, m, temp, place, err);
 	if (rc != KT_OK)
 		(void)unlink(temp);
 	return rc == KT_OK ? KT_OK : kt_err_prefix(err, rc, "%s", place);
@@ -281,6 +344,7 @@ static kt_code restore_hard_link(restore *r, const char *target, const char *pla
 	char temp[PATH_MAX];
 	struct stat is;
 	struct stat want;
+	KT_TRY(place_batch(r, err)); /* its first name may wait there */
 	KT_TRY(place_of(r, target, first, err));
 	if (lstat(first, &want) != 0)
 		return kt_fail_errno(err, errno, NULL, "%s", first);
@@ -310,15 +374,35 @@ static kt_code restore_member(void *arg, struct archive *a, struct archive_entry
 	return kt_archive_unpack_entry(r->disk, a, e, true, NULL, err);
 }
 
+/* By the installation's folder, or, where that is gone, the one that it was in. What cannot be opened is synced file by
+ * file. */
+static void open_file_system(restore *r)
+{
+	char path[PATH_MAX];
+	struct stat st;
+	if (!r->top_real || strlen(r->top_real) >= sizeof path)
+		return;
+	memcpy(path, r->top_real, strlen(r->top_real) + 1);
+	if (lstat(path, &st) != 0)
+		*(strrchr(path, '/') + 1) = '\0';
+	r->fs_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (r->fs_fd >= 0 && fstat(r->fs_fd, &st) == 0)
+		r->fs_dev = st.st_dev;
+}
+
 static kt_code restore_all(kt_archive_reader *reader, restore *r, const kt_archive_hooks *hooks, kt_err *err)
 {
 	kt_manifest again;
 	if (r->manifest->top)
 		KT_TRY(real_root(r->manifest->top, true, &r->top_real, err));
+	open_file_system(r);
 	KT_TRY(kt_archive_unpack_open(&r->disk, err));
 	kt_code rc = kt_archive_each(reader, hooks, restore_member, r, &again, err);
 	if (rc == KT_OK)
+		rc = place_batch(r, err);
+	if (rc == KT_OK)
 		rc = sync_dirty(r, err);
+	drop_batch(r, true);
 	kt_manifest_free(&again);
 	kt_code closed = kt_archive_unpack_close(r->disk, rc == KT_OK ? err : NULL);
 	return rc == KT_OK ? closed : rc;
@@ -327,9 +411,17 @@ static kt_code restore_all(kt_archive_reader *reader, restore *r, const kt_archi
 kt_code kt_archive_restore(kt_archive_reader *r, const kt_manifest *manifest, const char *keep,
 			   const kt_archive_hooks *hooks, uint64_t *written, kt_err *err)
 {
-	restore w = {.manifest = manifest, .keep = keep};
-	kt_code rc = restore_all(r, &w, hooks, err);
-	free(w.top_real);
-	*written = w.written;
+	restore *w = calloc(1, sizeof *w);
+	if (!w)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	w->manifest = manifest;
+	w->keep = keep;
+	w->fs_fd = -1;
+	kt_code rc = restore_all(r, w, hooks, err);
+	*written = w->written;
+	if (w->fs_fd >= 0)
+		(void)close(w->fs_fd);
+	free(w->top_real);
+	free(w);
 	return rc;
 }
