@@ -489,3 +489,48 @@ def test_shards_are_for_a_server(store):
         refused = store.run("rekey", "--shards", "3", to="cmk2", check=False)
         assert refused.returncode == 2 and "needs a database on a server" in refused.stderr
         assert store.run("probe", to="cmk2").stdout == "old\n"
+
+
+# --- whole turns over a server ---
+
+@pytest.fixture
+def server_lab(make_lab, server, tmp_path):
+    """Three nodes that share a database of the server, enrolled."""
+    database = "lab" + os.path.basename(tmp_path).replace("-", "_")
+    creds = str(tmp_path / "db.yaml")
+    server.write_creds(creds, database, server.create(database))
+    lab = make_lab(settings={"internal_db_creds": creds}, items=200)
+    lab.canaries.add("the database's password", mariadb.PASSWORD)
+    lab.database = database
+    return lab
+
+
+def test_a_turn_over_a_server(server_lab):
+    server_lab.run()
+    server_lab.assert_turned()
+
+
+def test_a_client_of_the_database_stops_the_turn(server_lab, server):
+    """Connected past the nodes and their heartbeats: the rekey itself refuses, and everything goes back."""
+    client = subprocess.Popen(["mariadb", "--no-defaults", "-uroot", f"--socket={server.socket}", server_lab.database, "-e",
+                               "SELECT SLEEP(300)"],
+                              stdout=subprocess.DEVNULL)
+    try:
+        result = server_lab.run(check=5)  # rolled back
+        assert "There are other live nodes connected" in result.out + result.err
+        server_lab.assert_on_old_key()
+    finally:
+        client.kill()
+        client.wait()
+        for line in server.sql("SELECT id FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP(300)%'").split():
+            server.sql(f"KILL {line}", check=False)
+    server_lab.run()
+    server_lab.assert_turned()
+
+
+def test_keyturn_and_the_server_are_killed_in_the_rekey(server_lab, server):
+    server_lab.run_killed_at("rekey", 0.05)
+    server.kill()
+    server.start()
+    server_lab.keyturn.run("resume", check=None)
+    server_lab.assert_settled()

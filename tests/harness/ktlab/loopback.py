@@ -146,7 +146,9 @@ class LoopbackCluster(Cluster):
         for name, text in (("authorized_keys", public + "\n"), ("config", ""), ("known_hosts", "")):
             with open(os.path.join(self.folder, "ssh", name), "w", encoding="utf-8") as f:
                 f.write(text)
-        self.database = os.path.join(self.folder, "shared", "store.db")
+        # a file, or the database of a server, named by a credentials file
+        self.creds = self.settings.get("internal_db_creds")
+        self.database = None if self.creds else os.path.join(self.folder, "shared", "store.db")
         self.key_text = app.new_key_text()
         self._privilege_separation_folder()
         for number in range(1, n + 1):
@@ -268,7 +270,7 @@ class LoopbackCluster(Cluster):
         # processes that can be seen still count.
         node = os.path.join(self.folder, "nodes") + "/${node}"
         return {"dir": node + "/looker", "env_file": node + "/looker.env", "run_user": None, "database": self.database,
-                "backup_dir": node + "/backup", "process_users": None if os.getuid() == 0 else [],
+                **({"internal_db_creds": self.creds} if self.creds else {}), "backup_dir": node + "/backup", "process_users": None if os.getuid() == 0 else [],
                 **QUIET}
 
     def service(self, node):
