@@ -305,6 +305,34 @@ def test_by_url(on_server):
     assert absent.returncode in (3, 10) and "nothing" in absent.stderr
 
 
+def make_certificate(folder, name):
+    """A self-signed one for localhost, with its key."""
+    process.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj",
+                 "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.pem"])
+    return f"{folder}/{name}.pem", f"{folder}/{name}.key"
+
+
+def test_tls(on_server):
+    """The server's certificate is verified; a user who must encrypt is let in with ssl alone."""
+    store = on_server().made(5)
+    certificate, key = make_certificate(store.folder, "server")
+    make_certificate(store.folder, "other")
+    store.server.stop()
+    store.server.start(f"--ssl-cert={certificate}", f"--ssl-key={key}")
+    try:
+        store.server.sql(f"ALTER USER {store.user}@localhost REQUIRE SSL")
+        assert store.run("verify", check=False).returncode == 10  # in the clear: denied
+        for more, code in (("ssl: true\nssl_ca: server.pem\n", 0), ("ssl: true\nssl_ca: other.pem\n", 8), ("ssl: true\n", 8)):
+            os.unlink(os.path.join(store.folder, "db.yaml"))
+            store.server.write_creds(os.path.join(store.folder, "db.yaml"), store.database, store.user, more)
+            done = store.run("verify", check=False)
+            assert done.returncode == code, (more, done)
+            assert code == 0 or "certificate" in done.stderr
+    finally:
+        store.server.stop()
+        store.server.start()
+
+
 @pytest.mark.parametrize("depth", ("cmk", "data"))
 def test_the_server_is_killed_in_the_middle(on_server, depth):
     store = on_server().made(2000)

@@ -106,7 +106,7 @@ class Server:
             self.sql(f"GRANT PROCESS ON *.* TO {user}@localhost")
         return user
 
-    def write_creds(self, path, database, user):
-        """The documented credentials file."""
+    def write_creds(self, path, database, user, more=""):
+        """The documented credentials file, and more lines."""
         make_private(path, f"# the internal database\nhost: localhost\nusername: {user}\npassword: \"{PASSWORD}\"\n"
-                           f"database: {database}\ndialect: mysql\nport: 3306\nsocket: {self.socket}\n", 0o600)
+                           f"database: {database}\ndialect: mysql\nport: 3306\nsocket: {self.socket}\n{more}", 0o600)
