@@ -202,7 +202,7 @@ def test_no_rotation_under_a_run(lab):
 
 def test_a_key_that_was_replaced_in_the_middle_of_a_run(lab):
     """What was agreed to is wrapping to the keys that the plan names: another one, pinned since, gets nothing."""
-    lab.run_killed_at("backup")
+    lab.run_killed_at("backup-key")
     old = spki(lab, TOKEN)
     for kind in ("privkey", "pubkey"):
         lab.node(TOKEN).token.tool("--delete-object", "--type", kind, "--label", "keyturn-transport")

@@ -10,7 +10,7 @@ import time
 from . import BUILD, LabError, process
 
 PACKAGES = ["systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "procps", "iproute2", "sqlite3", "libsqlite3-0",
-            "libssl3", "libcjson1", "libuv1", "libp11-kit0", "libarchive13", "libzstd1", "libcurl4",
+            "libssl3", "libcjson1", "libuv1", "libp11-kit0", "libarchive13", "libzstd1", "libcurl4", "libmariadb3",
             # the tokens of node_tokens.py
             "softhsm2", "libnss3", "opencryptoki", "libtpm2-pkcs11-1", "libtss2-tcti-swtpm0", "swtpm"]
 APP_USER, LOGIN_USER = "lookerops", "release"
