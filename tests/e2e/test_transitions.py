@@ -2,6 +2,7 @@
 """Every keystore as source and as destination of a whole turn on three nodes: file, env, a token of the nodes (pkcs11) and AWS
 KMS. The same kind means another key of it. Each transition runs once from its beginning to its end, and once more with a
 coordinator that is killed while the rekey is under way."""
+import json
 import os
 import signal
 
@@ -30,8 +31,8 @@ inside) before=$(pauses)
 *) exec ./looker rekey "$@" ;;
 esac
 """
-# Where the coordinator dies: before the application's rekey has begun, after its commit, or so that the process that runs it
-# for the agent dies as well, and nobody knows how the rekey ended.
+# Where the coordinator dies: before the application's rekey has begun, after its commit, or after it and so that the process
+# that runs it for the agent dies as well, and nobody knows how the rekey ended. ("inside": the rekey itself before its commit.)
 POINTS = ("before", "after", "runner")
 
 
@@ -64,7 +65,8 @@ class Turns:
         self.mode(mode)
         self.lab.rewrite(key={"to": to}, vars={**self.lab.cluster.variables(), "rekey_command": [self.path("rekey.sh")],
                                                "rekey_depth": depth})
-        return {"env": expected, "old": self.keys.own(self.lab.nodes[0]), "rekeys": self.keys.rekeys(), "kek": self.keys.kek()}
+        return {"env": expected, "envs": [self.lab.env(node) for node in self.lab.nodes],
+                "old": self.keys.own(self.lab.nodes[0]), "rekeys": self.keys.rekeys(), "kek": self.keys.kek()}
 
     def bring(self, kind):
         """The key in force is of this kind; by a turn of its own when a test is run alone."""
@@ -80,6 +82,16 @@ class Turns:
         self.keys.assert_env(before["env"], run)
         self.keys.assert_only(None, before["old"])
         lab.keyturn.run("runs")  # reads, and so verifies, the journal's whole chain
+
+    def assert_rolled_back(self, before, result):
+        """Everything opens under the old key, and the env files are as they were."""
+        lab = self.lab
+        assert lab.journal.end() == "rolled-back", result
+        assert len(lab.journal.intents("rekey")) == 1 and self.keys.rekeys() == before["rekeys"]
+        assert [lab.env(node) for node in lab.nodes] == before["envs"]
+        for node in lab.nodes:
+            assert self.keys.verify(node, self.keys.own(node)) == (lab.items, lab.items)
+        assert all(lab.states().values())
 
     def killed(self, kill_runner):
         """`keyturn run` up to the point where the script waits, and there killed."""
@@ -121,31 +133,24 @@ def test_a_turn(turns, source, destination):
     assert (turns.keys.kek() == before["kek"]) == (depth == "cmk")
 
 
-@pytest.mark.parametrize("source,destination,point",
-                         [(*pair, POINTS[i % len(POINTS)]) for i, pair in enumerate(TRANSITIONS)])
-def test_a_coordinator_killed_around_the_rekey(turns, source, destination, point):
+def kills():
+    """Each transition with one of the points, and each to another key of the same kind also with a rekey that dies itself."""
+    for i, (source, destination) in enumerate(TRANSITIONS):
+        if source == destination:
+            yield source, destination, "inside"
+        yield source, destination, POINTS[i % len(POINTS)]
+
+
+@pytest.mark.parametrize("source,destination,point", kills())
+def test_killed_around_the_rekey(turns, source, destination, point):
     turns.bring(source)
     before = turns.prepare(destination, mode="after" if point == "runner" else point)
     turns.killed(point == "runner")
-    turns.lab.keyturn.run("resume", check=OK)
-    turns.assert_turned(before)
-
-
-@pytest.mark.parametrize("kind", keystores.KINDS)
-def test_a_rekey_killed_before_its_commit(turns, kind):
-    """It is rolled back: everything opens under the old key, and the env files are as they were."""
-    turns.bring(kind)
-    lab = turns.lab
-    before = turns.prepare(kind, mode="inside")
-    envs = [lab.env(node) for node in lab.nodes]
-    turns.killed(False)
-    result = lab.keyturn.run("resume", check=ROLLED_BACK)
-    assert lab.journal.end() == "rolled-back", result
-    assert len(lab.journal.intents("rekey")) == 1 and turns.keys.rekeys() == before["rekeys"]
-    assert [lab.env(node) for node in lab.nodes] == envs
-    for node in lab.nodes:
-        assert turns.keys.verify(node, turns.keys.own(node)) == (lab.items, lab.items)
-    assert all(lab.states().values())
+    if point == "inside":
+        turns.assert_rolled_back(before, turns.lab.keyturn.run("resume", check=ROLLED_BACK))
+    else:
+        turns.lab.keyturn.run("resume", check=OK)
+        turns.assert_turned(before)
 
 
 # --- refused before anything stops ---------------------------------------------------------------------------------------
@@ -184,15 +189,6 @@ def test_nodes_whose_tokens_hold_different_keys(turns):
     refused(turns, "step same-key", "not alike")
 
 
-def test_the_key_in_force_under_another_name_is_no_new_key(turns):
-    turns.bring("awskms")
-    own = turns.keys.own(turns.lab.nodes[0])
-    same = awskms.KEY if own["LKR_AWS_CMK"] == "alias/looker" else awskms.OTHER
-    context = f"?context={keystores.CONTEXT.replace(' ', '%20')}" if "LKR_AWS_CMK_EC" in own else ""
-    turns.lab.rewrite(key={"to": f"awskms:{awskms.arn_of(same)}{context}"})
-    refused(turns, "step tried", "the same master key")
-
-
 def test_keys_that_stay_are_in_the_ledger(turns):
     """With the data, and the backups that need them."""
     turns.bring("file")
@@ -209,3 +205,15 @@ def test_keys_that_stay_are_in_the_ledger(turns):
     assert old["state"] == "deactivated"
     run = turns.lab.journal.latest()
     assert {need["node"] for need in old["dependants"] if (need["kind"], need["run"]) == ("backup", run)} == {"web01", "web02", "web03"}
+    shown = json.loads(turns.lab.keyturn.run("--json", "key", "deactivate", "--compromised", old["uri"]).out)
+    assert (shown["id"], shown["state"]) == (old["id"], "compromised") and old["id"].startswith("at-")
+    assert json.loads(turns.lab.keyturn.run("--json", "key", "show", old["id"]).out)["state"] == "compromised"
+
+
+def test_the_key_in_force_under_another_name_is_no_new_key(turns):
+    turns.bring("awskms")
+    own = turns.keys.own(turns.lab.nodes[0])
+    same = awskms.KEY if own["LKR_AWS_CMK"] == "alias/looker" else awskms.OTHER
+    context = f"?context={keystores.CONTEXT.replace(' ', '%20')}" if "LKR_AWS_CMK_EC" in own else ""
+    turns.lab.rewrite(key={"to": f"awskms:{awskms.arn_of(same)}{context}"})
+    refused(turns, "step tried", "the same master key")
