@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole turns on loopback, without root and without systemd: what `./dev demo` relies on."""
-import pytest
 
 
 def test_a_turn_on_loopback(lab):
@@ -33,15 +32,3 @@ def test_from_file_to_env(make_lab):
     lab.assert_turned()
     for node in lab.nodes:
         assert "LKR_MASTER_KEY_FILE" not in lab.env(node)
-
-
-@pytest.mark.parametrize("depth", ["cmk", "data"])
-def test_a_turn_at_another_depth(make_lab, depth):
-    lab = make_lab()
-    lab.rewrite(vars={**lab.cluster.variables(), "rekey_command": ["./looker", "rekey", "--depth", depth]})
-    before = lab.nodes[0].app.verify()["kek"]
-    lab.run()
-    lab.assert_turned()
-    after = lab.nodes[0].app.verify()["kek"]
-    assert (after["id"] == before["id"]) == (depth == "cmk")
-    assert after["cmk_kcv"] != before["cmk_kcv"]
