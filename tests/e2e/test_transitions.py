@@ -172,8 +172,11 @@ def test_a_key_that_cannot_be_used_is_found_before_the_stop(turns):
     kms.denied = "Decrypt"
     try:
         refused(turns, "step tried", "AccessDeniedException")
+        found = turns.lab.keyturn.run("doctor", check=REFUSED)
+        assert found.out.count("each node uses the new key where it is: the command exited with 4") == 3, str(found)
     finally:
         kms.denied = "-"
+    assert turns.lab.keyturn.run("doctor", check=OK)
     turns.lab.rewrite(key={"to": "awskms:alias/nothing?region=" + awskms.REGION})
     refused(turns, "step tried", "NotFoundException")
 
