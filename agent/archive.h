@@ -23,6 +23,7 @@ typedef struct kt_archive_source {
 	size_t key_file_n;
 	const kt_secret *secrets; /* keys (raw) that no saved file may hold */
 	size_t secret_n;
+	int dump_fd; /* saved as KT_DUMP_MEMBER; 0: none */
 } kt_archive_source;
 
 /* What an archive is encrypted with (agent/archive_seal.h). Both borrowed. */
@@ -109,10 +110,11 @@ KT_MUST_CHECK kt_code kt_archive_extract(kt_archive_reader *r, const char *folde
  * -journal and -shm that are not in the archive are removed before the database is replaced. What else is on the disk
  * and not in the archive stays. With `keep` (a run; NULL: no) what is there is kept before it is replaced or removed
  * (agent/keep.h), a database together with its journals. May be repeated after a failure or a crash. *written counts
- * the files that were replaced.
+ * the files that were replaced. A KT_DUMP_MEMBER is written to `dump_fd` (0: there is none; KT_E_INTERNAL when there
+ * is).
  */
 KT_MUST_CHECK kt_code kt_archive_restore(kt_archive_reader *r, const kt_manifest *manifest, const char *keep,
-					 const kt_archive_hooks *hooks, uint64_t *written, kt_err *err);
+					 int dump_fd, const kt_archive_hooks *hooks, uint64_t *written, kt_err *err);
 
 /* The member name of an absolute path: cleaned of doubled slashes, "." and a slash at its end, without the leading one.
  * The caller frees it. KT_E_INPUT for "/", "..", or a relative path. */

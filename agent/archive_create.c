@@ -534,6 +534,21 @@ static kt_code put_one(void *arg, const char *name, bool database, const kt_tree
 	return KT_OK;
 }
 
+/* What has no place of its own: its attributes are those of a file that nobody sees. */
+static kt_code put_dump(writer *w, int fd, kt_err *err)
+{
+	struct stat st;
+	kt_tree_item item = {.path = "the database's dump", .st = &st};
+	content c = {.fd = fd, .item = &item};
+	if (fstat(fd, &st) != 0)
+		return kt_fail_errno(err, errno, NULL, "%s", item.path);
+	c.size = st.st_size;
+	kt_code rc = put_file(w, KT_DUMP_MEMBER, false, &c, err);
+	kt_content_hash_free(c.hash);
+	free(c.extents);
+	return rc;
+}
+
 /* --- the whole ------------------------------------------------------------------------------------------------- */
 
 static kt_code put_manifest(writer *w, kt_err *err)
@@ -631,6 +646,8 @@ static kt_code write_archive(writer *w, const char *archive, const kt_archive_so
 	KT_TRY(check_space(w, size.bytes, err));
 	KT_TRY(open_output(w, err));
 	KT_TRY(kt_archive_select(source, leave_out, &w->manifest, put_one, w, err));
+	if (source->dump_fd)
+		KT_TRY(put_dump(w, source->dump_fd, err));
 	KT_TRY(put_manifest(w, err));
 	KT_TRY(close_output(w, err));
 	kt_manifest_totals(&w->manifest, &w->made->files, &w->made->bytes);

@@ -31,6 +31,7 @@ enum { BATCH_FILES = 1024, BATCH_BYTES = 256 * 1024 * 1024 };
 typedef struct restore {
 	const kt_manifest *manifest;
 	const char *keep; /* the run for which old versions are kept; NULL: none are */
+	int dump_fd;      /* where a dump goes; 0: nowhere */
 	struct archive *disk;
 	char *top_real; /* real path of the installation's folder */
 	int fs_fd; /* it, opened before anything is written, so that syncfs(2) tells of every error since; -1: none */
@@ -357,6 +358,15 @@ static kt_code restore_hard_link(restore *r, const char *target, const char *pla
 	return move_in_place(r, temp, place, err);
 }
 
+static kt_code copy_dump(const restore *r, struct archive *a, kt_err *err)
+{
+	if (!r->dump_fd)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "nothing takes the database's dump");
+	if (archive_read_data_into_fd(a, r->dump_fd) != ARCHIVE_OK)
+		return kt_archive_read_failed(a, KT_DUMP_MEMBER, err);
+	return KT_OK;
+}
+
 static kt_code restore_member(void *arg, struct archive *a, struct archive_entry *e, kt_member *m, const char *target,
 			      kt_err *err)
 {
@@ -365,6 +375,8 @@ static kt_code restore_member(void *arg, struct archive *a, struct archive_entry
 	const kt_member *known = kt_manifest_find(r->manifest, m->name);
 	if (!known || known->kind != m->kind)
 		return kt_fail(err, KT_E_INPUT, "do not use this backup", "%s is not what the manifest says", m->name);
+	if (strcmp(m->name, KT_DUMP_MEMBER) == 0)
+		return copy_dump(r, a, err);
 	KT_TRY(place_of(r, m->name, place, err));
 	if (m->kind == KT_MEMBER_HARD)
 		return restore_hard_link(r, target, place, err);
@@ -408,7 +420,7 @@ static kt_code restore_all(kt_archive_reader *reader, restore *r, const kt_archi
 	return rc == KT_OK ? closed : rc;
 }
 
-kt_code kt_archive_restore(kt_archive_reader *r, const kt_manifest *manifest, const char *keep,
+kt_code kt_archive_restore(kt_archive_reader *r, const kt_manifest *manifest, const char *keep, int dump_fd,
 			   const kt_archive_hooks *hooks, uint64_t *written, kt_err *err)
 {
 	restore *w = calloc(1, sizeof *w);
@@ -416,6 +428,7 @@ kt_code kt_archive_restore(kt_archive_reader *r, const kt_manifest *manifest, co
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	w->manifest = manifest;
 	w->keep = keep;
+	w->dump_fd = dump_fd;
 	w->fs_fd = -1;
 	kt_code rc = restore_all(r, w, hooks, err);
 	*written = w->written;

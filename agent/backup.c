@@ -14,6 +14,7 @@
 #include "agent/backup.h"
 #include "agent/command.h"
 #include "agent/delivery.h"
+#include "agent/dump.h"
 #include "agent/keyref.h"
 #include "agent/keyscan.h"
 #include "agent/redact.h"
@@ -208,6 +209,21 @@ static kt_code say_made(const char *archive, const kt_archive_made *made, cJSON 
 	return say_notes(made, result, err);
 }
 
+static const cJSON *command_of(const cJSON *args, const char *name)
+{
+	const cJSON *c = cJSON_GetObjectItemCaseSensitive(args, name);
+	return cJSON_IsNull(c) ? NULL : c;
+}
+
+/* Said now, and not when the way back needs it. */
+static kt_code check_dump(const cJSON *args, kt_err *err)
+{
+	if (!command_of(args, "dump") == !command_of(args, "load"))
+		return KT_OK;
+	return kt_fail(err, KT_E_REFUSED, "set dump_command and load_command, or neither",
+		       "a database's dump is of no use without a command that loads it again, and the other way round");
+}
+
 static kt_code create(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	const char *archive;
@@ -221,12 +237,20 @@ static kt_code create(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_er
 	kt_code rc = read_key(ctx, args, &key, err);
 	if (rc == KT_OK)
 		rc = prove_key(ctx, args, &key, result, err);
+	int dump = -1;
+	if (rc == KT_OK)
+		rc = check_dump(args, err);
+	if (rc == KT_OK)
+		rc = kt_dump_make(ctx, args, "dump", archive, &dump, err);
 	if (rc == KT_OK) {
+		source.dump_fd = dump > 0 ? dump : 0;
 		reporter r = {.ctx = ctx, .what = "backing up"};
 		const kt_archive_hooks hooks = {.progress = report, .arg = &r};
 		const kt_archive_how how = {.seal = key.use, .rate = (uint64_t)rate, .hooks = &hooks};
 		rc = kt_archive_create(archive, &source, &how, &made, err);
 	}
+	if (dump >= 0)
+		(void)close(dump);
 	kt_secret_free(&key.key);
 	kt_backup_source_free(&source);
 	return rc == KT_OK ? say_made(archive, &made, result, err) : rc;
@@ -367,23 +391,58 @@ kt_status kt_action_backup_check(kt_agent_ctx *ctx, const cJSON *args, cJSON *re
 
 /* --- backup.restore -------------------------------------------------------------------------------------------- */
 
-static kt_code restore_from(kt_agent_ctx *ctx, kt_archive_reader *reader, const char *keep, cJSON *result, kt_err *err)
+/* What a restore does with the database's dump: `command` takes it out of `fd`; both none where there is no dump. */
+typedef struct dump_load {
+	const cJSON *command;
+	int fd; /* 0: none */
+} dump_load;
+
+/* Before anything is written: a dump that nothing takes, or a command that gets none, would leave the old data. */
+static kt_code prepare_load(const cJSON *args, const kt_manifest *m, dump_load *out, kt_err *err)
 {
-	kt_manifest manifest;
+	const char *archive;
+	const bool dumped = kt_manifest_find(m, KT_DUMP_MEMBER) != NULL;
+	*out = (dump_load){.command = command_of(args, "load")};
+	if (dumped != (out->command != NULL))
+		return kt_fail(err, KT_E_REFUSED, "name load_command where there is a dump_command, and only there",
+			       "%s",
+			       dumped ? "the backup has a database's dump, and no command loads it"
+				      : "there is a command that loads a database's dump, and the backup has none");
+	KT_TRY(kt_arg_path(args, "archive", &archive, err));
+	return dumped ? kt_dump_file(archive, &out->fd, err) : KT_OK;
+}
+
+static kt_code restore_verified(kt_agent_ctx *ctx, const cJSON *args, kt_archive_reader *reader, const kt_manifest *m,
+				const char *keep, cJSON *result, kt_err *err)
+{
+	dump_load load;
 	uint64_t files;
 	uint64_t bytes;
 	uint64_t written = 0;
+	reporter r = {.ctx = ctx, .what = "restoring"};
+	const kt_archive_hooks hooks = {.progress = report, .arg = &r};
+	KT_TRY(prepare_load(args, m, &load, err));
+	kt_code rc = kt_archive_restore(reader, m, keep, load.fd, &hooks, &written, err);
+	if (rc == KT_OK && load.fd)
+		rc = kt_dump_load(ctx, load.command, load.fd, err);
+	if (load.fd)
+		(void)close(load.fd);
+	KT_TRY(rc);
+	kt_manifest_totals(m, &files, &bytes);
+	KT_TRY(kt_json_add_int(result, "files", (int64_t)files, err));
+	return kt_json_add_int(result, "written", (int64_t)written, err);
+}
+
+static kt_code restore_from(kt_agent_ctx *ctx, const cJSON *args, kt_archive_reader *reader, const char *keep,
+			    cJSON *result, kt_err *err)
+{
+	kt_manifest manifest;
 	reporter r = {.ctx = ctx, .what = "checking the backup"};
 	const kt_archive_hooks hooks = {.progress = report, .arg = &r};
 	KT_TRY(kt_archive_verify(reader, &hooks, &manifest, err));
-	r.what = "restoring";
-	kt_code rc = kt_archive_restore(reader, &manifest, keep, &hooks, &written, err);
-	kt_manifest_totals(&manifest, &files, &bytes);
+	kt_code rc = restore_verified(ctx, args, reader, &manifest, keep, result, err);
 	kt_manifest_free(&manifest);
-	if (rc != KT_OK)
-		return rc;
-	KT_TRY(kt_json_add_int(result, "files", (int64_t)files, err));
-	return kt_json_add_int(result, "written", (int64_t)written, err);
+	return rc;
 }
 
 /* Beside, not in place: into a folder that is made for it, so that nothing can be overwritten. */
@@ -413,8 +472,8 @@ static kt_code restore(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_e
 		return kt_fail(err, KT_E_REFUSED, "take the run back (keyturn rollback), or name another folder",
 			       "a backup is put back in place in a run alone");
 	KT_TRY(open_archive(ctx, args, &o, err));
-	kt_code rc =
-		into ? restore_into(ctx, args, &o, into, result, err) : restore_from(ctx, o.reader, keep, result, err);
+	kt_code rc = into ? restore_into(ctx, args, &o, into, result, err)
+			  : restore_from(ctx, args, o.reader, keep, result, err);
 	close_archive(&o);
 	return rc;
 }

@@ -9,6 +9,7 @@
 #include "agent/keyref.h"
 #include "agent/output.h"
 #include "agent/redact.h"
+#include "base/file.h"
 
 enum { ARGV_MAX = 256, ENV_MAX = 512, TIMEOUT_S = 600, TIMEOUT_S_MAX = 7 * 86400 };
 
@@ -210,11 +211,15 @@ const kt_spawn_what *kt_command_what(const kt_command *c)
 typedef struct attached {
 	kt_agent_ctx *ctx;
 	kt_output output;
+	int raw_fd; /* where stdout goes as it is; 0: to `output` */
 } attached;
 
 static kt_code on_output(void *arg, int stream, const uint8_t *bytes, size_t n, kt_err *err)
 {
-	return kt_output_feed(&((attached *)arg)->output, stream, bytes, n, err);
+	attached *a = arg;
+	if (stream == 1 && a->raw_fd)
+		return kt_file_write_all(a->raw_fd, bytes, n, "the command's output", err);
+	return kt_output_feed(&a->output, stream, bytes, n, err);
 }
 
 static bool on_stop(void *arg)
@@ -234,13 +239,16 @@ static kt_code check_ending(const kt_command *c, const kt_spawn_end *end, kt_err
 	return KT_OK;
 }
 
-kt_code kt_command_run(kt_agent_ctx *ctx, const cJSON *command, kt_match *match, kt_command_result *out, kt_err *err)
+static kt_code run_attached(kt_agent_ctx *ctx, const cJSON *command, kt_match *match, const kt_command_pipe *pipe,
+			    kt_command_result *out, kt_err *err)
 {
 	kt_command *c;
 	*out = (kt_command_result){0};
 	KT_TRY(kt_command_prepare(ctx, command, &c, err));
+	c->what.in_fd = pipe->in_fd;
 	attached a = {.ctx = ctx,
-		      .output = {.tail_max = KT_COMMAND_TAIL, .out_max = KT_COMMAND_STDOUT, .match = match, .fd = -1}};
+		      .output = {.tail_max = KT_COMMAND_TAIL, .out_max = KT_COMMAND_STDOUT, .match = match, .fd = -1},
+		      .raw_fd = pipe->out_fd};
 	kt_spawn_hooks hooks = {.output = on_output, .stop = on_stop, .arg = &a};
 	kt_code rc = kt_spawn(&c->what, &hooks, NULL, &out->end, err);
 	if (rc == KT_OK)
@@ -253,6 +261,22 @@ kt_code kt_command_run(kt_agent_ctx *ctx, const cJSON *command, kt_match *match,
 	a.output.tail = a.output.out = KT_BUF_INIT;
 	kt_output_free(&a.output);
 	kt_command_free(c);
+	return rc;
+}
+
+kt_code kt_command_run(kt_agent_ctx *ctx, const cJSON *command, kt_match *match, kt_command_result *out, kt_err *err)
+{
+	const kt_command_pipe none = {0};
+	return run_attached(ctx, command, match, &none, out, err);
+}
+
+kt_code kt_command_pipe_run(kt_agent_ctx *ctx, const cJSON *command, const kt_command_pipe *pipe, kt_err *err)
+{
+	kt_command_result r;
+	kt_code rc = run_attached(ctx, command, NULL, pipe, &r, err);
+	if (rc == KT_OK)
+		rc = kt_expect_check(NULL, &r.end, NULL, kt_buf_cstr(&r.tail), err);
+	kt_command_result_free(&r);
 	return rc;
 }
 

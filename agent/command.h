@@ -37,6 +37,14 @@ const kt_spawn_what *kt_command_what(const kt_command *c);
 KT_MUST_CHECK kt_code kt_command_run(kt_agent_ctx *ctx, const cJSON *command, kt_match *match, kt_command_result *out,
 				     kt_err *err);
 void kt_command_result_free(kt_command_result *r);
+/* What goes through a command beside its output for people; 0: nothing. */
+typedef struct kt_command_pipe {
+	int in_fd;  /* its stdin */
+	int out_fd; /* all of its stdout goes there as it is, not scrubbed, and is not in the result's texts */
+} kt_command_pipe;
+/* The same with data that goes through it. KT_E_REFUSED unless it exits with 0: the last lines of its stderr. */
+KT_MUST_CHECK kt_code kt_command_pipe_run(kt_agent_ctx *ctx, const cJSON *command, const kt_command_pipe *pipe,
+					  kt_err *err);
 
 /*
  * `expect` (may be NULL: {"exit":0}): {"exit":n, "has":[text], "lacks":[text]} over how a command ended.

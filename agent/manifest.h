@@ -14,6 +14,8 @@
 
 /* The name of the last member of every archive. */
 #define KT_MANIFEST_MEMBER "KEYTURN-MANIFEST"
+/* What the client of a database printed (agent/dump.h); it has no place of its own. */
+#define KT_DUMP_MEMBER "KEYTURN-DUMP"
 
 typedef enum kt_member_kind {
 	KT_MEMBER_FILE = 'f',   /* sha256: of the content */

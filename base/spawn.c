@@ -86,7 +86,7 @@ typedef struct job {
 	int out[2], errs[2]; /* the child's stdout and stderr; -1 once closed */
 	int go[2];           /* one byte lets the child go on */
 	int fault[2];        /* errno and stage of a child that could not execute */
-	int null;
+	int in;
 	kt_code hook_rc;
 	kt_err hook_err;
 } job;
@@ -157,7 +157,7 @@ static void close_fd(int *fd)
 static void close_all(job *j)
 {
 	int *fds[] = {&j->out[0], &j->out[1],   &j->errs[0],  &j->errs[1], &j->go[0],
-		      &j->go[1],  &j->fault[0], &j->fault[1], &j->null};
+		      &j->go[1],  &j->fault[0], &j->fault[1], &j->in};
 	for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
 		close_fd(fds[i]);
 }
@@ -167,9 +167,10 @@ static kt_code open_all(job *j, kt_err *err)
 	if (pipe2(j->out, O_CLOEXEC) != 0 || pipe2(j->errs, O_CLOEXEC) != 0 || pipe2(j->go, O_CLOEXEC) != 0 ||
 	    pipe2(j->fault, O_CLOEXEC) != 0)
 		return kt_fail_errno(err, errno, NULL, "no pipe for a command");
-	j->null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	if (j->null < 0)
-		return kt_fail_errno(err, errno, NULL, "/dev/null");
+	const int given = j->what->in_fd;
+	j->in = given ? fcntl(given, F_DUPFD_CLOEXEC, 3) : open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (j->in < 0)
+		return kt_fail_errno(err, errno, NULL, given ? "stdin of a command" : "/dev/null");
 	return KT_OK;
 }
 
@@ -197,7 +198,7 @@ static void child_signals(void)
 /* Every descriptor from 3 up closes on exec, also one that some library left open. */
 static void child_descriptors(const job *j)
 {
-	if (dup2(j->null, 0) < 0 || dup2(j->out[1], 1) < 0 || dup2(j->errs[1], 2) < 0)
+	if (dup2(j->in, 0) < 0 || dup2(j->out[1], 1) < 0 || dup2(j->errs[1], 2) < 0)
 		child_fault(j, AT_EXEC);
 	if (close_range(3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */) == 0)
 		return;
@@ -415,7 +416,7 @@ kt_code kt_spawn(const kt_spawn_what *what, const kt_spawn_hooks *hooks, int lef
 		 .errs = {-1, -1},
 		 .go = {-1, -1},
 		 .fault = {-1, -1},
-		 .null = -1};
+		 .in = -1};
 	*end = (kt_spawn_end){.exit = -1};
 	if (leftover)
 		leftover[0] = leftover[1] = -1;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Run an argv array and wait for it: working folder, environment, user, timeout, output handed over as it comes. Never
- * a shell. The child has its own session, default signals, /dev/null as stdin and no descriptor of ours but 0, 1 and 2.
+ * a shell. The child has its own session, default signals, /dev/null as stdin (unless told otherwise) and no descriptor
+ * of ours but 0, 1 and 2.
  */
 #ifndef KT_BASE_SPAWN_H
 #define KT_BASE_SPAWN_H
@@ -34,6 +35,7 @@ typedef struct kt_spawn_what {
 	const char *cwd;        /* NULL: ours */
 	const kt_user *user;    /* NULL: stay who we are; else we must be root (or that user already): KT_E_REFUSED */
 	int64_t timeout_ms;     /* then SIGTERM to its process group, KILL_GRACE later SIGKILL; 0: none */
+	int in_fd;              /* its stdin, from where it stands; 0: /dev/null */
 } kt_spawn_what;
 
 /* How it ended. */

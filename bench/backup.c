@@ -247,7 +247,7 @@ static kt_code run_restore(ours *o, kt_err *err)
 	KT_TRY(kt_archive_open(o->archive, o->made.sha256, &o->seal, &r, err));
 	kt_code rc = kt_archive_verify(r, NULL, &m, err);
 	if (rc == KT_OK) {
-		rc = kt_archive_restore(r, &m, NULL, NULL, &written, err);
+		rc = kt_archive_restore(r, &m, NULL, 0, NULL, &written, err);
 		kt_manifest_free(&m);
 	}
 	o->restore_ms = kt_clock_mono_ms() - start;

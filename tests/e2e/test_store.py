@@ -556,6 +556,27 @@ def test_a_client_of_the_database_stops_the_turn(server_lab, server):
     server_lab.assert_turned()
 
 
+def test_a_turn_over_a_server_is_taken_back(server_lab, server, tmp_path):
+    """The dump in the rekey node's backup is loaded again: the old key opens it, and what was written since is gone."""
+    client = str(tmp_path / "client.cnf")
+    with open(client, "w", encoding="utf-8") as f:
+        f.write(f"[client]\nuser=root\nsocket={server.socket}\n")
+    os.chmod(client, 0o600)
+    commands = {"dump_command": ["mariadb-dump", f"--defaults-file={client}", "--single-transaction", server_lab.database],
+                "load_command": ["mariadb", f"--defaults-file={client}", server_lab.database]}
+    settings = server_lab.cluster.variables()
+    server_lab.rewrite(vars={**settings, "dump_command": commands["dump_command"]})
+    refused = server_lab.keyturn.run("run", "--yes", check=5)
+    assert "load_command" in refused.out + refused.err, refused
+    server_lab.rewrite(vars={**settings, **commands})
+    server_lab.run()
+    server_lab.assert_turned()
+    server_lab.nodes[0].app.run("put", "written-later", "x")
+    server_lab.keyturn.run("rollback", "--yes", server_lab.journal.latest())
+    server_lab.assert_on_old_key()
+    assert "written-later" not in server_lab.nodes[0].app.run("list").stdout.split()
+
+
 def test_keyturn_and_the_server_are_killed_in_the_rekey(server_lab, server):
     server_lab.run_killed_at("rekey", 0.05)
     server.kill()

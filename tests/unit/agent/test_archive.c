@@ -91,7 +91,7 @@ static uint64_t restore_keeping(const kt_archive_made *made, const char *keep)
 	uint64_t written = 0;
 	assert_kt_ok(kt_archive_open(at("b/backup.tar.zst"), made->sha256, NULL, &r, &err));
 	assert_kt_ok(kt_archive_verify(r, NULL, &m, &err));
-	assert_kt_ok(kt_archive_restore(r, &m, keep, NULL, &written, &err));
+	assert_kt_ok(kt_archive_restore(r, &m, keep, 0, NULL, &written, &err));
 	kt_manifest_free(&m);
 	kt_archive_close(r);
 	return written;
@@ -1005,7 +1005,7 @@ static void test_restore_that_cannot_keep(void **state)
 	put_text(path, "after", 0644);
 	assert_kt_ok(kt_archive_open(at("b/backup.tar.zst"), made.sha256, NULL, &r, &err));
 	assert_kt_ok(kt_archive_verify(r, NULL, &m, &err));
-	assert_kt_fails(KT_E_IO, kt_archive_restore(r, &m, "R1", NULL, &written, &err));
+	assert_kt_fails(KT_E_IO, kt_archive_restore(r, &m, "R1", 0, NULL, &written, &err));
 	assert_non_null(strstr(err.msg, "cannot be kept"));
 	kt_manifest_free(&m);
 	kt_archive_close(r);

@@ -95,7 +95,7 @@ static void test_comes_back(void **state)
 	assert_kt_ok(kt_archive_verify(r, NULL, &m, &err));
 	put_text("top/readme", "changed", 0644);
 	uint64_t written = 0;
-	assert_kt_ok(kt_archive_restore(r, &m, NULL, NULL, &written, &err));
+	assert_kt_ok(kt_archive_restore(r, &m, NULL, 0, NULL, &written, &err));
 	assert_int_equal(written, 1);
 	assert_text("top/readme", "a text that is to be seen by nobody\n");
 	kt_manifest_free(&m);

@@ -128,6 +128,70 @@ static void test_create_check_restore(void **state)
 	cJSON_Delete(result);
 }
 
+/* A database that a command dumps: it comes back through another one, and neither is forgotten. */
+static void test_dump_and_load(void **state)
+{
+	(void)state;
+	kt_err err;
+	cJSON *result = NULL;
+	char create[2048], restore[1024];
+	make_installation();
+	put_text("server", "rows under the old key", 0600);
+	(void)snprintf(create, sizeof create, "\"archive\":\"%s\",\"top\":\"%s\",\"paths\":[]", at("b/d.ktbackup"),
+		       at("top"));
+	char dump[512];
+	(void)snprintf(dump, sizeof dump, "%s", at("server"));
+	kt_status s = ask(kt_action_backup_create, &result, &err, "{%s,\"dump\":{\"argv\":[\"/bin/cat\",\"%s\"]}}",
+			  create, dump);
+	assert_int_equal(s, KT_STATUS_FAILED);
+	assert_int_equal(err.code, KT_E_REFUSED);
+	assert_non_null(strstr(err.remedy, "load_command"));
+	cJSON_Delete(result);
+	static const char *const bad[] = {"[\"/bin/sh\",\"-c\",\"echo half; exit 3\"]", "[\"/bin/true\"]"};
+	for (size_t i = 0; i < 2; i++) {
+		s = ask(kt_action_backup_create, &result, &err,
+			"{%s,\"dump\":{\"argv\":%s},\"load\":{\"argv\":[\"x\"]}}", create, bad[i]);
+		assert_int_equal(s, KT_STATUS_FAILED);
+		assert_int_equal(err.code, KT_E_REFUSED);
+		assert_false(is_there("b/d.ktbackup"));
+		cJSON_Delete(result);
+	}
+	char load[1024];
+	(void)snprintf(load, sizeof load, "{\"argv\":[\"/bin/sh\",\"-c\",\"cat >%s\"]}", dump);
+	s = ask(kt_action_backup_create, &result, &err, "{%s,\"dump\":{\"argv\":[\"/bin/cat\",\"%s\"]},\"load\":%s}",
+		create, dump, load);
+	if (s != KT_STATUS_OK)
+		fail_msg("%s", err.msg);
+	(void)snprintf(restore, sizeof restore, "\"archive\":\"%s\",\"sha256\":\"%s\"", at("b/d.ktbackup"),
+		       text_of(result, "sha256"));
+	cJSON_Delete(result);
+	put_text("server", "rows that were half rekeyed, and more of them", 0600);
+	put_text("top/looker.db", "changed", 0600);
+	s = ask(kt_action_backup_restore, &result, &err, "{%s}", restore);
+	assert_int_equal(s, KT_STATUS_FAILED); /* nothing takes the dump: nothing is written */
+	assert_int_equal(err.code, KT_E_REFUSED);
+	assert_text("top/looker.db", "changed");
+	cJSON_Delete(result);
+	s = ask(kt_action_backup_restore, &result, &err, "{%s,\"load\":{\"argv\":[\"/bin/false\"]}}", restore);
+	assert_int_equal(s, KT_STATUS_FAILED);
+	assert_non_null(strstr(err.msg, "the database was not loaded"));
+	cJSON_Delete(result);
+	s = ask(kt_action_backup_restore, &result, &err, "{%s,\"load\":%s}", restore, load);
+	if (s != KT_STATUS_OK)
+		fail_msg("%s", err.msg);
+	cJSON_Delete(result);
+	assert_text("server", "rows under the old key");
+	assert_text("top/looker.db", "data under the old key");
+	/* An archive without a dump, and a command that waits for one. */
+	char sha256[KT_SHA256_HEX];
+	make_backup(sha256);
+	s = ask(kt_action_backup_restore, &result, &err, "{\"archive\":\"%s\",\"sha256\":\"%s\",\"load\":%s}",
+		at("b/x.tar.zst"), sha256, load);
+	assert_int_equal(s, KT_STATUS_FAILED);
+	assert_int_equal(err.code, KT_E_REFUSED);
+	cJSON_Delete(result);
+}
+
 /* Whatever fails, the scratch folder is gone afterwards and the installation is untouched. */
 static void test_check_refuses(void **state)
 {
@@ -421,6 +485,7 @@ static int all_tests(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_make, scratch_drop)
 	const struct CMUnitTest tests[] = {
 		TEST(test_create_check_restore),
+		TEST(test_dump_and_load),
 		TEST(test_check_refuses),
 		TEST(test_scratch_of_others_is_not_touched),
 		TEST(test_check_as_another_user),
