@@ -56,6 +56,11 @@ kt_code kt_db_commit(kt_db *db, kt_err *err)
 	return db->ops->commit(db, err);
 }
 
+kt_code kt_db_settle(kt_db *db, kt_err *err)
+{
+	return db->ops->settle(db, err);
+}
+
 void kt_db_rollback(kt_db *db)
 {
 	db->ops->rollback(db);

@@ -54,6 +54,9 @@ KT_MUST_CHECK kt_code kt_db_begin(kt_db *db, bool write, kt_err *err);
 /* KT_E_UNKNOWN: the connection was lost while the server committed. Whoever has the write lock afterwards sees which it
  * is. */
 KT_MUST_CHECK kt_code kt_db_commit(kt_db *db, kt_err *err);
+/* Wait until no writing transaction is under way, not even one that a server still commits for a process that was
+ * killed: what is read afterwards stays. Not within a transaction; an uninitialised database is fine. */
+KT_MUST_CHECK kt_code kt_db_settle(kt_db *db, kt_err *err);
 /* Harmless without a transaction. */
 void kt_db_rollback(kt_db *db);
 

@@ -10,6 +10,7 @@ typedef struct kt_db_ops {
 	void (*close)(kt_db *db); /* ends an open transaction, frees all of the handle */
 	kt_code (*begin)(kt_db *db, bool write, kt_err *err);
 	kt_code (*commit)(kt_db *db, kt_err *err);
+	kt_code (*settle)(kt_db *db, kt_err *err);
 	void (*rollback)(kt_db *db);
 	kt_code (*initialized)(kt_db *db, bool *yes, kt_err *err);
 	kt_code (*create_schema)(kt_db *db, kt_err *err);

@@ -56,6 +56,7 @@ static const char *const tables[] = {
 
 typedef enum statement {
 	LOCK,
+	SETTLE,
 	META,
 	SET_META,
 	KEK_GET,
@@ -101,6 +102,7 @@ static const struct {
 	const char *text, *result;
 } sql[STATEMENTS] = {
 	[LOCK] = {"SELECT value FROM keyturn_meta WHERE name='lock' FOR UPDATE", "i"},
+	[SETTLE] = {"SELECT value FROM keyturn_meta WHERE name='lock' LOCK IN SHARE MODE", "i"},
 	[META] = {"SELECT value FROM keyturn_meta WHERE name=?", "i"},
 	[SET_META] = {"INSERT INTO keyturn_meta VALUES(?, ?) ON DUPLICATE KEY UPDATE value=VALUES(value)", ""},
 	[KEK_GET] = {"SELECT record FROM keyturn_kek", "b"},
@@ -569,6 +571,17 @@ static kt_code server_commit(kt_db *base, kt_err *err)
 		return rc;
 	return kt_fail(err, KT_E_UNKNOWN, "look whether it was done before doing it again",
 		       "%s: the connection was lost during the commit", db->base.name);
+}
+
+static kt_code server_settle(kt_db *base, kt_err *err)
+{
+	server_db *db = of(base);
+	int rows;
+	kt_err why = KT_ERR_INIT;
+	kt_code rc = one_row(db, SETTLE, NO_VALUES, "a writer has not ended", &rows, &why);
+	if (rc == KT_OK || (rc == KT_E_INPUT && db->code == ER_NO_SUCH_TABLE))
+		return KT_OK;
+	return kt_fail(err, rc, why.remedy, "%s", why.msg);
 }
 
 /* ---- meta, KEK, legacy key ---- */
@@ -1283,6 +1296,7 @@ static const kt_db_ops ops = {
 	.close = server_close,
 	.begin = server_begin,
 	.commit = server_commit,
+	.settle = server_settle,
 	.rollback = server_rollback,
 	.initialized = server_initialized,
 	.create_schema = server_create_schema,

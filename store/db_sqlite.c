@@ -192,6 +192,14 @@ static kt_code file_commit(kt_db *base, kt_err *err)
 	return run(db, "COMMIT", "the transaction cannot be committed", err);
 }
 
+/* A process that was killed commits nothing any more, and what it left is rolled back by whoever reads next. */
+static kt_code file_settle(kt_db *base, kt_err *err)
+{
+	(void)base;
+	(void)err;
+	return KT_OK;
+}
+
 static void file_rollback(kt_db *base)
 {
 	file_db *db = of(base);
@@ -737,6 +745,7 @@ static const kt_db_ops ops = {
 	.close = file_close,
 	.begin = file_begin,
 	.commit = file_commit,
+	.settle = file_settle,
 	.rollback = file_rollback,
 	.initialized = file_initialized,
 	.create_schema = file_create_schema,

@@ -87,6 +87,7 @@ static kt_code try_keys(probe *p, const kt_buf *old_record, const kt_buf *new_re
 static kt_code ask(probe *p, kt_db *db, kt_err *err)
 {
 	kt_buf old_record = KT_BUF_INIT, new_record = KT_BUF_INIT;
+	KT_TRY(kt_db_settle(db, err)); /* a rekey that was killed while it committed: its end first */
 	KT_TRY(kt_db_begin(db, false, err));
 	kt_code rc = read_records(p, db, &old_record, &new_record, err);
 	if (rc == KT_OK)

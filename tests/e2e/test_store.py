@@ -385,6 +385,32 @@ def test_a_server_that_is_away(on_server):
         store.server.start()
 
 
+def test_the_probe_waits_for_a_commit_under_way(on_server):
+    """A server may still commit for a rekey that was killed: the probe must not say what was before."""
+    store = on_server().made(5)
+    writer = subprocess.Popen(["mariadb", "--no-defaults", "-uroot", f"--socket={store.server.socket}", store.database],
+                              stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    writer.stdin.write("BEGIN; SELECT * FROM keyturn_meta WHERE name='lock' FOR UPDATE; DELETE FROM keyturn_item WHERE id=1;\n")
+    writer.stdin.flush()
+    locks = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_rows_modified > 0"
+    waits = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state='LOCK WAIT'"
+    await_sql(store, locks)
+    probe = store.spawn("probe", "--json", to="cmk2")
+    await_sql(store, waits)
+    assert probe.poll() is None
+    writer.stdin.write("COMMIT;\n")
+    writer.stdin.close()
+    writer.wait()
+    assert finish(probe)["items"] == 4
+
+
+def await_sql(store, query):
+    deadline = time.monotonic() + 30
+    while store.server.sql(query).strip() == "0":
+        assert time.monotonic() < deadline, query
+        time.sleep(0.2)  # InnoDB renews what it shows there only when nobody has asked for 0.1 s
+
+
 def test_a_lock_that_is_held(on_server):
     """A writer that does not end: waited for, then said."""
     store = on_server().made(5)
