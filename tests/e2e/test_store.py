@@ -597,6 +597,7 @@ def test_a_turn_over_a_server_is_taken_back(server_lab, server, tmp_path):
     server_lab.keyturn.run("rollback", "--yes", server_lab.journal.latest())
     server_lab.assert_on_old_key()
     assert "written-later" not in server_lab.nodes[0].app.run("list").stdout.split()
+    server_lab.rewrite()  # the laboratory is the next test's, too
 
 
 def test_keyturn_and_the_server_are_killed_in_the_rekey(server_lab, server):
