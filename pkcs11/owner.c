@@ -17,13 +17,14 @@
 
 enum {
 	LOOK_MS = 100,
+	GATHER_US = 1000,
 	END_MS = 5000,     /* for C_Finalize, when all is well */
 	DIED_MS = 1000,    /* between the end of the conversation and that of the process */
 	RETURN_MS = 15000, /* a token that is gone may come back for so long */
 	FIRST_WAIT_MS = 250,
 	RESTARTS = 4, /* in one kt_owner_ask */
 	TRIES = 2,    /* of one request */
-	WINDOW = 64,  /* requests that the owner has at a time: it need not wait for the next one */
+	WINDOW = 128, /* requests that the owner has at a time: it need not wait for the next one */
 	MESSAGE = 32  /* requests in one message, of a long list */
 };
 
@@ -108,8 +109,9 @@ static kt_code receive(kt_owner *o, cJSON **reply, kt_secret *secret, kt_err *er
 	return died(o, err);
 }
 
-/* The next reply. A failure: the owner is lost, and was ended; *err says how. */
-static kt_code await(kt_owner *o, cJSON **reply, kt_secret *secret, kt_err *err)
+/* The next reply. A failure: the owner is lost, and was ended; *err says how. `gather`: the owner has enough to do, so
+ * that replies may gather for a moment: to be woken for each would cost both sides as much as the message. */
+static kt_code await(kt_owner *o, bool gather, cJSON **reply, kt_secret *secret, kt_err *err)
 {
 	kt_watch_call call;
 	*reply = NULL;
@@ -119,7 +121,11 @@ static kt_code await(kt_owner *o, cJSON **reply, kt_secret *secret, kt_err *err)
 				      {.fd = o->child.errors, .events = POLLIN}};
 		if (kt_watch_look(o->child.table, &o->child.seen, &call) && call.ms > o->opt.call_ms)
 			return hung(o, &call, err);
-		(void)poll(p, 2, LOOK_MS);
+		if (poll(p, 2, 0) == 0) {
+			if (gather)
+				(void)nanosleep(&(struct timespec){.tv_nsec = GATHER_US * 1000L}, NULL);
+			(void)poll(p, 2, LOOK_MS);
+		}
 		if (p[1].revents)
 			kt_owner_child_read_errors(&o->child);
 		if (p[0].revents)
@@ -270,7 +276,7 @@ static kt_code log_in(kt_owner *o, kt_err *err)
 		rc = send_one(o, ++o->latest_id, &open, err);
 	cJSON_Delete(args);
 	KT_TRY(rc);
-	KT_TRY(await(o, &reply, &none, err));
+	KT_TRY(await(o, false, &reply, &none, err));
 	take_reply(reply, &none, &open);
 	note_refusal(o, reply, &open.error);
 	kt_secret_free(&none);
@@ -593,7 +599,7 @@ void kt_owner_ask_from(kt_owner *o, const kt_owner_source *source)
 		send_more(&a);
 		if (count_sent(&a) == 0)
 			continue;
-		if (await(o, &reply, &secret, &a.lost) != KT_OK) {
+		if (await(o, count_sent(&a) > WINDOW - MESSAGE, &reply, &secret, &a.lost) != KT_OK) {
 			all_lost(&a);
 			continue;
 		}

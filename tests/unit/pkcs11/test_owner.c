@@ -337,7 +337,7 @@ static void a_crash_among_many_costs_nothing(void **state)
 }
 
 /* LONG requests that are made when they are asked for; every seventh has a secret, which says which one it is. */
-enum { LONG = 300, AT_MOST = 64 };
+enum { LONG = 300, AT_MOST = 128 };
 
 typedef struct source {
 	kt_owner_request r[LONG];
