@@ -102,7 +102,8 @@ static const struct answer {
 	{"gate.check", 300, 3000, "{'count':0,'findings':[],'quiet':true}"},
 	{"backup.create", 5000, 60000,
 	 "{'archive':'/var/backups/keyturn/" RUN
-	 "-%s.ktbackup','archive_bytes':412316860,'bytes':1073741824,'files':14823,"
+	 "-%s.ktbackup','archive_bytes':412316860,'bytes':1073741824,'encrypted':true,'files':14823,"
+	 "'kcv':'c0ffee','proof':'00112233445566778899aabbccddeeff',"
 	 "'manifest_sha256':'9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08','notes':["
 	 "'left out: /home/lookerops/looker/.cache','left out: /home/lookerops/looker/cmk (a key)'],"
 	 "'sha256':'2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae'}"},

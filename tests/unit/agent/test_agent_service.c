@@ -113,7 +113,7 @@ static void starts_that_fail(void **state)
 	c.step = "start";
 	put_mark("broken");
 	ask_bad(&c, "service.start", service_args(""), KT_STATUS_FAILED, KT_E_IO,
-		"has a start command that exited with 4; its last lines: it is broken");
+		"has a start command that exited with 4; its last lines: starting; it is broken");
 	(void)unlink(at("broken"));
 	put_mark("stillborn");
 	c.attempt++;
