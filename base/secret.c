@@ -68,6 +68,16 @@ kt_code kt_secret_random(kt_secret *s, size_t len, kt_err *err)
 	return kt_fail(err, KT_E_INTERNAL, NULL, "the random generator failed");
 }
 
+/* RAND_add(3) does the same and does not say whether it did. The generators that RAND_bytes and RAND_priv_bytes take
+ * from are children of the primary one: they seed themselves from it before their next output. */
+kt_code kt_secret_stir(const kt_secret *bytes, kt_err *err)
+{
+	EVP_RAND_CTX *primary = RAND_get0_primary(NULL);
+	if (primary && EVP_RAND_reseed(primary, 0, NULL, 0, bytes->data, bytes->len) == 1)
+		return KT_OK;
+	return kt_fail(err, KT_E_INTERNAL, NULL, "the random generator could not be seeded anew");
+}
+
 void kt_secret_free(kt_secret *s)
 {
 	if (!s || !s->data)

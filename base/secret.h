@@ -35,6 +35,12 @@ KT_MUST_CHECK kt_code kt_secret_new(kt_secret *s, size_t len, kt_err *err);
 KT_MUST_CHECK kt_code kt_secret_copy(kt_secret *s, const void *bytes, size_t len, kt_err *err);
 /* `len` random bytes from RAND_priv_bytes(3). */
 KT_MUST_CHECK kt_code kt_secret_random(kt_secret *s, size_t len, kt_err *err);
+/*
+ * Mix random bytes of somebody else's into libcrypto's generator: it is seeded anew from this machine, with them as
+ * additional input (SP 800-90A Rev. 1, 8.7.2 and 9.2). So they can only add: should they be known to an attacker, it is
+ * as good as without them. KT_E_INTERNAL: the generator could not be seeded.
+ */
+KT_MUST_CHECK kt_code kt_secret_stir(const kt_secret *bytes, kt_err *err);
 /* Wipe and free; NULL and an empty secret are fine. */
 void kt_secret_free(kt_secret *s);
 /* Equal length and bytes; constant time in the content. */

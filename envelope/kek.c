@@ -237,22 +237,46 @@ static kt_code check_opened(const uint8_t *r, size_t len, const kt_secret *key, 
 	return KT_OK;
 }
 
-kt_code kt_kek_open(const void *record, size_t len, kt_keystore *cmk, kt_kek *kek, kt_err *err)
+static kt_code parse_for(const uint8_t *r, size_t len, const kt_keystore *cmk, kt_blob *blob, kt_err *err)
 {
-	const uint8_t *r = record;
-	kt_blob blob = {0};
-	*kek = KT_KEK_INIT;
-	KT_TRY(parse(r, len, &blob, err));
-	if (!kt_keystore_made(cmk, &blob))
-		return wrong_cmk(&blob, cmk, err);
-	kt_code rc = kt_keystore_unwrap_kek(cmk, &blob, &kek->key, err);
-	if (rc == KT_OK)
-		rc = check_opened(r, len, &kek->key, err);
-	if (rc != KT_OK) {
-		kt_kek_free(kek);
-		return rc;
-	}
+	KT_TRY(parse(r, len, blob, err));
+	return kt_keystore_made(cmk, blob) ? KT_OK : wrong_cmk(blob, cmk, err);
+}
+
+/* The key was opened: is it the record's? */
+static kt_code complete(const uint8_t *r, size_t len, kt_kek *kek, kt_err *err)
+{
+	KT_TRY(check_opened(r, len, &kek->key, err));
 	memcpy(kek->id, r + AT_ID, KT_KEK_ID_LEN);
 	kek->generation = (uint32_t)be_get(r + AT_GENERATION, 4);
 	return KT_OK;
+}
+
+kt_code kt_kek_open(const void *record, size_t len, kt_keystore *cmk, kt_kek *kek, kt_err *err)
+{
+	kt_blob blob = {0};
+	*kek = KT_KEK_INIT;
+	KT_TRY(parse_for(record, len, cmk, &blob, err));
+	kt_code rc = kt_keystore_unwrap_kek(cmk, &blob, &kek->key, err);
+	if (rc == KT_OK)
+		rc = complete(record, len, kek, err);
+	if (rc != KT_OK)
+		kt_kek_free(kek);
+	return rc;
+}
+
+kt_code kt_kek_move(const void *record, size_t len, kt_keystore *from, kt_keystore *to, kt_kek *kek, kt_buf *moved,
+		    kt_err *err)
+{
+	kt_blob old = {0}, new = {0};
+	*kek = KT_KEK_INIT;
+	KT_TRY(parse_for(record, len, from, &old, err));
+	kt_code rc = kt_keystore_move_kek(to, from, &old, &kek->key, &new, err);
+	if (rc == KT_OK)
+		rc = complete(record, len, kek, err);
+	if (rc == KT_OK)
+		rc = append_wrapped(kek, (int64_t)be_get((const uint8_t *)record + AT_CREATED, 8), &new, moved, err);
+	if (rc != KT_OK)
+		kt_kek_free(kek);
+	return rc;
 }

@@ -49,6 +49,14 @@ KT_MUST_CHECK kt_code kt_kek_make(kt_keystore *cmk, uint32_t generation, int64_t
 /* The record of a KEK that is there already, wrapped by another CMK (it keeps its id and generation), appended to
  * `record`. `created_ms`: of the record. Errors of the keystore pass by. */
 KT_MUST_CHECK kt_code kt_kek_wrap(const kt_kek *kek, kt_keystore *cmk, int64_t created_ms, kt_buf *record, kt_err *err);
+/*
+ * The same KEK under another CMK: the record that `from` opens becomes one that `to` opens (with the same id,
+ * generation and time), appended to `moved`; see kt_keystore_move_kek for the way. What `to` opens has made the old
+ * record's MAC, or it is not taken for the KEK. *kek is the caller's (kt_kek_free) on success and empty otherwise.
+ * Errors as of kt_kek_open and kt_kek_wrap.
+ */
+KT_MUST_CHECK kt_code kt_kek_move(const void *record, size_t len, kt_keystore *from, kt_keystore *to, kt_kek *kek,
+				  kt_buf *moved, kt_err *err);
 /* Wipe and free; NULL and KT_KEK_INIT are fine. */
 void kt_kek_free(kt_kek *kek);
 

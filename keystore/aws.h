@@ -101,6 +101,15 @@ KT_MUST_CHECK kt_code kt_aws_kms_generate(kt_aws_kms *kms, kt_secret *key, kt_bl
 KT_MUST_CHECK kt_code kt_aws_kms_encrypt(kt_aws_kms *kms, const kt_secret *key, kt_blob *blob, kt_err *err);
 KT_MUST_CHECK kt_code kt_aws_kms_decrypt(kt_aws_kms *kms, const kt_blob *blob, kt_secret *key, kt_err *err);
 
+/* ReEncrypt: the ciphertext of `blob`, which `from` wrapped, comes out in `out`->wrapped under `to`'s key and context.
+ * The two must be of one region; `to` asks. */
+KT_MUST_CHECK kt_code kt_aws_kms_reencrypt(const kt_aws_kms *to, const kt_aws_kms *from, const kt_blob *blob,
+					   kt_blob *out, kt_err *err);
+/* GenerateRandom: as many bytes as a KEK has, the caller's. */
+KT_MUST_CHECK kt_code kt_aws_kms_random(const kt_aws_kms *kms, kt_secret *out, kt_err *err);
+/* Did an operation that ended so fail for lack of a permission (AccessDeniedException)? */
+bool kt_aws_kms_denied(kt_code rc, const kt_err *err);
+
 /* Copy the text at `name` out of a JSON object into a secret, and wipe it there. KT_E_INPUT when it is no text or
  * empty. */
 KT_MUST_CHECK kt_code kt_aws_take_secret(cJSON *o, const char *name, kt_secret *out, kt_err *err);

@@ -21,6 +21,7 @@ enum {
 	PAUSE_MAX_MS = 2000,
 	TOLD_SKEW_S = 60,
 	KEK_LEN = KT_BLOB_KEY_BITS / 8,
+	DESCRIPTION_MAX = 2 * KT_AWS_KEY_MAX, /* AWS takes 8192 */
 	TYPE_MAX = 64,
 	MESSAGE_MAX = 300
 };
@@ -66,6 +67,8 @@ static const known_error known[] = {
 	{"IncompleteSignature", KT_E_REFUSED, false, "the signature is not complete", CREDENTIALS},
 	{"RequestExpired", KT_E_REFUSED, false, "the request's time is too far from AWS's",
 	 "set this machine's clock right (NTP)"},
+	{"UnsupportedOperationException", KT_E_REFUSED, false, "this is not done here",
+	 "see what the region's AWS KMS offers"},
 	{"InvalidGrantTokenException", KT_E_REFUSED, false, "the grant token is not valid", CREDENTIALS},
 	{"LimitExceededException", KT_E_REFUSED, false, "a quota of the account is used up",
 	 "ask AWS for a higher quota"},
@@ -224,8 +227,8 @@ static kt_code call(const kt_aws_kms *kms, const char *operation, const kt_secre
 	return call_up_to(kms, kms->attempts, operation, body, out, err);
 }
 
-/* The body of a request, in locked memory; `value` may be a key. Nothing in it needs escaping: the key's name was
- * checked, the context is JSON, everything else is base64 or a word of ours. */
+/* The body of a request, in locked memory; `value` may be a key. Nothing in it needs escaping, here and in all that is
+ * printed below: a key's name was checked, a context is JSON, everything else is base64 or a word of ours. */
 static kt_code make_body(const kt_aws_kms *kms, const char *key, const char *name, const char *value, kt_secret *out,
 			 kt_err *err)
 {
@@ -244,6 +247,18 @@ static kt_code call_with(const kt_aws_kms *kms, const char *operation, const cha
 	*out = NULL;
 	KT_TRY(make_body(kms, key, name, value, &body, err));
 	kt_code rc = call(kms, operation, &body, out, err);
+	kt_secret_free(&body);
+	return rc;
+}
+
+/* A request with nothing secret in it. */
+static kt_code call_text(const kt_aws_kms *kms, int attempts, const char *operation, const kt_buf *ask, cJSON **out,
+			 kt_err *err)
+{
+	kt_secret body;
+	*out = NULL;
+	KT_TRY(kt_secret_copy(&body, ask->data, ask->len, err));
+	kt_code rc = call_up_to(kms, attempts, operation, &body, out, err);
 	kt_secret_free(&body);
 	return rc;
 }
@@ -286,14 +301,19 @@ static kt_code not_understood(const char *operation, kt_code rc, kt_err *err)
 }
 
 /* The key that was used must be the one that was meant. */
-static kt_code check_arn(const kt_aws_kms *kms, const cJSON *o, kt_err *err)
+static kt_code check_arn_at(const kt_aws_kms *kms, const char *member, const cJSON *o, kt_err *err)
 {
 	const char *arn;
-	KT_TRY(kt_json_str(o, "KeyId", &arn, err));
+	KT_TRY(kt_json_str(o, member, &arn, err));
 	if (strcmp(arn, kms->arn) == 0)
 		return KT_OK;
 	return kt_fail(err, KT_E_KEY, "see that AWS KMS is what answers there", "another key was used than %s",
 		       kms->arn);
+}
+
+static kt_code check_arn(const kt_aws_kms *kms, const cJSON *o, kt_err *err)
+{
+	return check_arn_at(kms, "KeyId", o, err);
 }
 
 kt_code kt_aws_kms_generate(kt_aws_kms *kms, kt_secret *key, kt_blob *blob, kt_err *err)
@@ -340,6 +360,62 @@ kt_code kt_aws_kms_decrypt(kt_aws_kms *kms, const kt_blob *blob, kt_secret *key,
 		rc = take_plaintext(o, key, err);
 	cJSON_Delete(o);
 	return rc == KT_OK ? KT_OK : not_understood("Decrypt", rc, err);
+}
+
+static kt_code make_reencrypt(const kt_aws_kms *to, const kt_aws_kms *from, const kt_blob *blob, kt_buf *out,
+			      kt_err *err)
+{
+	kt_buf text = KT_BUF_INIT;
+	kt_code rc = kt_base64_encode(blob->wrapped, blob->wrapped_len, &text, err);
+	if (rc == KT_OK)
+		rc = kt_buf_printf(out, err,
+				   "{\"CiphertextBlob\":\"%s\",\"SourceKeyId\":\"%s\",\"SourceEncryptionContext\":%s,"
+				   "\"DestinationKeyId\":\"%s\",\"DestinationEncryptionContext\":%s}",
+				   kt_buf_cstr(&text), from->arn, kt_buf_cstr(&from->context_json), to->arn,
+				   kt_buf_cstr(&to->context_json));
+	kt_buf_free(&text);
+	return rc;
+}
+
+/* An answer that was lost costs nothing: AWS keeps nothing of it, and another ciphertext of the same key is as good. */
+kt_code kt_aws_kms_reencrypt(const kt_aws_kms *to, const kt_aws_kms *from, const kt_blob *blob, kt_blob *out,
+			     kt_err *err)
+{
+	cJSON *o = NULL;
+	kt_buf ask = KT_BUF_INIT;
+	kt_code rc = make_reencrypt(to, from, blob, &ask, err);
+	if (rc == KT_OK)
+		rc = call_text(to, to->attempts, "ReEncrypt", &ask, &o, err);
+	kt_buf_free(&ask);
+	KT_TRY(rc);
+	rc = check_arn(to, o, err);
+	if (rc == KT_OK)
+		rc = check_arn_at(from, "SourceKeyId", o, err);
+	if (rc == KT_OK)
+		rc = take_ciphertext(o, out, err);
+	cJSON_Delete(o);
+	return rc == KT_OK ? KT_OK : not_understood("ReEncrypt", rc, err);
+}
+
+/* No key is named: whoever may ask, may ask. */
+kt_code kt_aws_kms_random(const kt_aws_kms *kms, kt_secret *out, kt_err *err)
+{
+	cJSON *o = NULL;
+	kt_buf ask = KT_BUF_INIT;
+	*out = KT_SECRET_INIT;
+	kt_code rc = kt_buf_printf(&ask, err, "{\"NumberOfBytes\":%d}", KEK_LEN);
+	if (rc == KT_OK)
+		rc = call_text(kms, kms->attempts, "GenerateRandom", &ask, &o, err);
+	kt_buf_free(&ask);
+	KT_TRY(rc);
+	rc = take_plaintext(o, out, err);
+	cJSON_Delete(o);
+	return rc == KT_OK ? KT_OK : not_understood("GenerateRandom", rc, err);
+}
+
+bool kt_aws_kms_denied(kt_code rc, const kt_err *err)
+{
+	return rc == KT_E_REFUSED && strstr(err->msg, "AccessDeniedException");
 }
 
 /* --- Opening ------------------------------------------------------------------------------------------------------ */
@@ -395,11 +471,12 @@ static kt_code find_by_use(kt_aws_kms *kms, kt_err *err)
 
 static kt_code describe(const kt_aws_kms *kms, cJSON **out, kt_err *err)
 {
-	kt_secret body;
-	KT_TRY(kt_secret_new(&body, strlen(kms->name) + 16, err));
-	body.len = (size_t)snprintf((char *)body.data, body.cap, "{\"KeyId\":\"%s\"}", kms->name);
-	kt_code rc = call(kms, "DescribeKey", &body, out, err);
-	kt_secret_free(&body);
+	kt_buf ask = KT_BUF_INIT;
+	*out = NULL;
+	kt_code rc = kt_buf_printf(&ask, err, "{\"KeyId\":\"%s\"}", kms->name);
+	if (rc == KT_OK)
+		rc = call_text(kms, kms->attempts, "DescribeKey", &ask, out, err);
+	kt_buf_free(&ask);
 	return rc;
 }
 
@@ -407,7 +484,7 @@ static kt_code find_key(kt_aws_kms *kms, kt_err *err)
 {
 	cJSON *o = NULL;
 	kt_code rc = describe(kms, &o, err);
-	if (rc == KT_E_REFUSED && strstr(err->msg, "AccessDeniedException"))
+	if (kt_aws_kms_denied(rc, err))
 		return find_by_use(kms, err);
 	KT_TRY(rc);
 	rc = check_metadata(kms, o, err);
@@ -472,19 +549,35 @@ static kt_code call_json(const kt_aws_kms *kms, int attempts, const char *operat
 			 kt_err *err)
 {
 	kt_buf text = KT_BUF_INIT;
-	kt_secret body = KT_SECRET_INIT;
 	kt_code rc = ask ? kt_json_print(ask, &text, err) : kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
 	*out = NULL;
 	if (rc == KT_OK)
-		rc = kt_secret_new(&body, text.len + 1, err);
-	if (rc == KT_OK) {
-		memcpy(body.data, text.data, text.len);
-		body.len = text.len;
-		rc = call_up_to(kms, attempts, operation, &body, out, err);
-	}
-	kt_secret_free(&body);
+		rc = call_text(kms, attempts, operation, &text, out, err);
 	kt_buf_free(&text);
 	return rc;
+}
+
+static bool never_made(kt_code rc, const kt_err *why)
+{
+	return rc == KT_E_REFUSED || rc == KT_E_KEY || strstr(why->msg, "ThrottlingException") ||
+	       strstr(why->msg, "RequestLimitExceeded") || strstr(why->msg, "ValidationException");
+}
+
+/* Whoever asked does not know whether there is such a key now, nor its id: only its description tells. */
+static kt_code perhaps_made(const kt_aws_kms *kms, kt_code rc, kt_err *err)
+{
+	char remedy[KT_ERR_REMEDY];
+	if (!err || never_made(rc, err))
+		return rc;
+	(void)snprintf(
+		remedy, sizeof remedy,
+		"before making another, look (aws kms list-keys, aws kms describe-key) for a key with a description "
+		"that ends in \"for %.256s\": aws kms create-alias gives it the name, aws kms "
+		"schedule-key-deletion lets it go",
+		kms->name);
+	kt_err why = *err;
+	return kt_fail(err, rc, remedy, "%s; perhaps a key without an alias was made, which costs until it is deleted",
+		       why.msg);
 }
 
 /* Asked once: a second one would be a second key, which costs and is never used. */
@@ -499,10 +592,10 @@ static kt_code create_key(kt_aws_kms *kms, const char *description, kt_err *err)
 	if (rc == KT_OK)
 		rc = call_json(kms, 1, "CreateKey", ask, &o, err);
 	cJSON_Delete(ask);
-	KT_TRY(rc);
-	rc = check_metadata(kms, o, err);
+	if (rc == KT_OK && (rc = check_metadata(kms, o, err)) != KT_OK)
+		rc = not_understood("CreateKey", rc, err);
 	cJSON_Delete(o);
-	return rc == KT_OK ? KT_OK : not_understood("CreateKey", rc, err);
+	return rc == KT_OK ? KT_OK : perhaps_made(kms, rc, err);
 }
 
 /* Does the name stand for the key that was made? */
@@ -537,6 +630,7 @@ static kt_code create_alias(kt_aws_kms *kms, kt_err *err)
 kt_code kt_aws_kms_create(kt_aws_kms *kms, const char *description, kt_err *err)
 {
 	kt_err why = KT_ERR_INIT;
+	char text[DESCRIPTION_MAX];
 	cJSON *o = NULL;
 	if (strncmp(kms->name, "alias/", 6) != 0 || strncmp(kms->name, "alias/aws/", 10) == 0)
 		return kt_fail(err, KT_E_INPUT, "write awskms:alias/NAME",
@@ -549,7 +643,8 @@ kt_code kt_aws_kms_create(kt_aws_kms *kms, const char *description, kt_err *err)
 			       "AWS KMS has a key under %s in %s already", kms->name, kms->region);
 	if (rc != KT_E_KEY)
 		return kt_fail(err, rc, why.remedy, "%s", why.msg);
-	KT_TRY(create_key(kms, description, err));
+	(void)snprintf(text, sizeof text, "%s, for %s", description, kms->name);
+	KT_TRY(create_key(kms, text, err));
 	return create_alias(kms, err);
 }
 

@@ -65,7 +65,8 @@ static kt_code resource_of(const char *uri, char arn[ARN_MAX], char alias[KT_AWS
 static kt_code add_statements(cJSON *list, const char *uri, bool create, kt_err *err)
 {
 	static const char *const random[] = {"kms:GenerateRandom", NULL};
-	static const char *const use[] = {"kms:DescribeKey", "kms:Generate*", "kms:Encrypt", "kms:Decrypt", NULL};
+	static const char *const use[] = {"kms:DescribeKey", "kms:Generate*",  "kms:Encrypt",
+					  "kms:Decrypt",     "kms:ReEncrypt*", NULL};
 	static const char *const make[] = {"kms:CreateKey", NULL};
 	static const char *const name[] = {"kms:CreateAlias", NULL};
 	char arn[ARN_MAX], alias[KT_AWSURI_NAME], aliases[ARN_MAX];

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/keyuri.h"
+#include "base/log.h"
 #include "keystore/aws.h"
 #include "keystore/internal.h"
 
@@ -122,4 +123,46 @@ static kt_code unwrap_kek(kt_keystore *ks, const kt_blob *blob, kt_secret *kek, 
 	return rc;
 }
 
-const kt_keystore_scheme kt_keystore_awskms = {"awskms:", open_awskms, new_kek, wrap_kek, unwrap_kek};
+/* What ReEncrypt gave is opened by the new key and compared with what the old one had wrapped, before anybody relies on
+ * it. */
+static kt_code open_moved(kt_keystore *to, const kt_blob *blob, kt_secret *kek, kt_blob *out, kt_err *err)
+{
+	KT_TRY(kt_aws_kms_decrypt(to->kms, out, kek, err));
+	kt_code rc = kt_blob_check_key(blob, kek, err);
+	if (rc == KT_OK)
+		rc = kt_blob_seal(out, kek, err);
+	if (rc != KT_OK)
+		kt_secret_free(kek);
+	return rc;
+}
+
+static kt_code move_kek(kt_keystore *to, kt_keystore *from, const kt_blob *blob, kt_secret *kek, kt_blob *out,
+			bool *moved, kt_err *err)
+{
+	kt_err own = KT_ERR_INIT;
+	kt_err *e = err ? err : &own;
+	if (strcmp(to->kms->region, from->kms->region) != 0)
+		return KT_OK;
+	KT_TRY(begin(to, "ReEncrypt", out, err));
+	kt_code rc = kt_aws_kms_reencrypt(to->kms, from->kms, blob, out, e);
+	if (kt_aws_kms_denied(rc, e)) {
+		kt_log(KT_LOG_WARN, "%s: the KEK is moved by Decrypt and Encrypt instead", e->msg);
+		return KT_OK;
+	}
+	KT_TRY(rc);
+	*moved = true;
+	return open_moved(to, blob, kek, out, err);
+}
+
+static kt_code random_bytes(kt_keystore *ks, kt_secret *out, kt_err *err)
+{
+	return kt_aws_kms_random(ks->kms, out, err);
+}
+
+const kt_keystore_scheme kt_keystore_awskms = {.prefix = "awskms:",
+					       .open = open_awskms,
+					       .new_kek = new_kek,
+					       .wrap_kek = wrap_kek,
+					       .unwrap_kek = unwrap_kek,
+					       .move_kek = move_kek,
+					       .random = random_bytes};

@@ -40,5 +40,8 @@ static kt_code open_env(kt_keystore *ks, const char *rest, kt_err *err)
 	return rc;
 }
 
-const kt_keystore_scheme kt_keystore_env = {"env:", open_env, kt_keystore_local_new, kt_keystore_local_wrap,
-					    kt_keystore_local_unwrap};
+const kt_keystore_scheme kt_keystore_env = {.prefix = "env:",
+					    .open = open_env,
+					    .new_kek = kt_keystore_local_new,
+					    .wrap_kek = kt_keystore_local_wrap,
+					    .unwrap_kek = kt_keystore_local_unwrap};

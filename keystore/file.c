@@ -63,5 +63,8 @@ static kt_code open_file(kt_keystore *ks, const char *rest, kt_err *err)
 	return rc;
 }
 
-const kt_keystore_scheme kt_keystore_file = {"file:", open_file, kt_keystore_local_new, kt_keystore_local_wrap,
-					     kt_keystore_local_unwrap};
+const kt_keystore_scheme kt_keystore_file = {.prefix = "file:",
+					     .open = open_file,
+					     .new_kek = kt_keystore_local_new,
+					     .wrap_kek = kt_keystore_local_wrap,
+					     .unwrap_kek = kt_keystore_local_unwrap};

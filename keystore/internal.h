@@ -14,6 +14,12 @@ typedef struct kt_keystore_scheme {
 	kt_code (*new_kek)(kt_keystore *ks, kt_secret *kek, kt_blob *out, kt_err *err);
 	kt_code (*wrap_kek)(kt_keystore *ks, const kt_secret *kek, kt_blob *out, kt_err *err);
 	kt_code (*unwrap_kek)(kt_keystore *ks, const kt_blob *blob, kt_secret *kek, kt_err *err);
+	/* Optional. As kt_keystore_move_kek, between two keystores of this scheme; `*moved` is false, and all is well,
+	 * where these two cannot. */
+	kt_code (*move_kek)(kt_keystore *to, kt_keystore *from, const kt_blob *blob, kt_secret *kek, kt_blob *out,
+			    bool *moved, kt_err *err);
+	/* Optional: KT_KEYSTORE_RANDOM bytes of a generator that is not this machine's. */
+	kt_code (*random)(kt_keystore *ks, kt_secret *out, kt_err *err);
 } kt_keystore_scheme;
 
 /* Invariant: exactly one is set: cmk (file:, env:), token and key (pkcs11:), or kms (awskms:). */
@@ -42,6 +48,9 @@ KT_MUST_CHECK kt_code kt_keystore_local_new(kt_keystore *ks, kt_secret *kek, kt_
 KT_MUST_CHECK kt_code kt_keystore_local_wrap(kt_keystore *ks, const kt_secret *kek, kt_blob *out, kt_err *err);
 KT_MUST_CHECK kt_code kt_keystore_local_unwrap(kt_keystore *ks, const kt_blob *blob, kt_secret *kek, kt_err *err);
 
-enum { KT_KEYSTORE_TEXT_MAX = 4096 }; /* bytes of a key's text that are looked at */
+enum {
+	KT_KEYSTORE_TEXT_MAX = 4096, /* bytes of a key's text that are looked at */
+	KT_KEYSTORE_RANDOM = 32      /* bytes: a seed's strength, SP 800-90A */
+};
 
 #endif

@@ -111,3 +111,34 @@ kt_code kt_keystore_unwrap_kek(kt_keystore *ks, const kt_blob *blob, kt_secret *
 		return another_kind(ks, blob, err);
 	return ks->scheme->unwrap_kek(ks, blob, kek, err);
 }
+
+static kt_code move_by_hand(kt_keystore *to, kt_keystore *from, const kt_blob *blob, kt_secret *kek, kt_blob *out,
+			    kt_err *err)
+{
+	KT_TRY(kt_keystore_unwrap_kek(from, blob, kek, err));
+	kt_code rc = kt_keystore_wrap_kek(to, kek, out, err);
+	if (rc != KT_OK)
+		kt_secret_free(kek);
+	return rc;
+}
+
+kt_code kt_keystore_move_kek(kt_keystore *to, kt_keystore *from, const kt_blob *blob, kt_secret *kek, kt_blob *out,
+			     kt_err *err)
+{
+	bool moved = false;
+	*kek = KT_SECRET_INIT;
+	if (to->scheme == from->scheme && to->scheme->move_kek && kt_keystore_made(from, blob))
+		KT_TRY(to->scheme->move_kek(to, from, blob, kek, out, &moved, err));
+	return moved ? KT_OK : move_by_hand(to, from, blob, kek, out, err);
+}
+
+kt_code kt_keystore_stir(kt_keystore *ks, kt_err *err)
+{
+	kt_secret bytes;
+	if (!ks->scheme->random)
+		return KT_OK;
+	KT_TRY(ks->scheme->random(ks, &bytes, err));
+	kt_code rc = kt_secret_stir(&bytes, err);
+	kt_secret_free(&bytes);
+	return rc;
+}

@@ -45,8 +45,9 @@ void kt_keystore_close(kt_keystore *ks);
 KT_MUST_CHECK kt_code kt_keystore_awskms_uri(const char *key, const char *context, kt_buf *out, kt_err *err);
 
 /* Make a symmetric key in AWS KMS with the alias that awskms:alias/NAME[?region=REGION] names; its ARN is appended to
- * `arn`. It is asked for once: KT_E_UNREACHABLE leaves open whether a key without an alias was made. KT_E_REFUSED: the
- * alias is taken, or this is not allowed. */
+ * `arn`, the alias to its description. It is asked for once: KT_E_UNREACHABLE leaves open whether a key without an
+ * alias was made, and the remedy says how to find it by that description. KT_E_REFUSED: the alias is taken, or this is
+ * not allowed. */
 KT_MUST_CHECK kt_code kt_keystore_awskms_create(const char *uri, const char *description, kt_buf *arn, kt_err *err);
 /* The IAM policy (JSON, a line at its end) that awskms: needs, appended to `out`: for every key of the account (`uri`
  * NULL), or for the one that an awskms: URI names. `create`: for kt_keystore_awskms_create, too. */
@@ -68,6 +69,21 @@ KT_MUST_CHECK kt_code kt_keystore_new_kek(kt_keystore *ks, kt_secret *kek, kt_bl
 /* Wrap a KEK that is there already (moving it to another CMK). A token that takes no key in the clear refuses:
  * KT_E_HSM. */
 KT_MUST_CHECK kt_code kt_keystore_wrap_kek(kt_keystore *ks, const kt_secret *kek, kt_blob *out, kt_err *err);
+/*
+ * Move a KEK from the CMK that wrapped it to another: `out` is its wrapping under `to`, *kek the KEK, the caller's.
+ * Where both are keys of AWS KMS in one region it is ReEncrypt that moves it, and *kek is what `to` opened of that,
+ * checked against `blob`; where this is not allowed (said in the log), and everywhere else, it is unwrapped by `from`
+ * and wrapped by `to`. It changes nothing that is kept, and may be repeated. Errors as of both.
+ */
+KT_MUST_CHECK kt_code kt_keystore_move_kek(kt_keystore *to, kt_keystore *from, const kt_blob *blob, kt_secret *kek,
+					   kt_blob *out, kt_err *err);
+/*
+ * Before keys are made in this process: 32 random bytes of whoever has the CMK (GenerateRandom of AWS KMS,
+ * C_GenerateRandom of a token) go into libcrypto's generator beside this machine's own (kt_secret_stir), so that those
+ * keys do not rest on this machine's entropy alone: it may be a clone. Nothing is done where the CMK is in a file or a
+ * variable. KT_E_REFUSED: it is not allowed, or there is no generator; keys can be made all the same.
+ */
+KT_MUST_CHECK kt_code kt_keystore_stir(kt_keystore *ks, kt_err *err);
 /* Open it. KT_E_KEY when this CMK is not the one that wrapped it (its KCV or ARN differs) or the blob was damaged. */
 KT_MUST_CHECK kt_code kt_keystore_unwrap_kek(kt_keystore *ks, const kt_blob *blob, kt_secret *kek, kt_err *err);
 

@@ -48,4 +48,14 @@ static kt_code unwrap_kek(kt_keystore *ks, const kt_blob *blob, kt_secret *kek, 
 	return kt_token_export_kek(ks->token, &ks->key, blob, kek, err);
 }
 
-const kt_keystore_scheme kt_keystore_pkcs11 = {"pkcs11:", open_pkcs11, new_kek, wrap_kek, unwrap_kek};
+static kt_code random_bytes(kt_keystore *ks, kt_secret *out, kt_err *err)
+{
+	return kt_token_random(ks->token, KT_KEYSTORE_RANDOM, out, err);
+}
+
+const kt_keystore_scheme kt_keystore_pkcs11 = {.prefix = "pkcs11:",
+					       .open = open_pkcs11,
+					       .new_kek = new_kek,
+					       .wrap_kek = wrap_kek,
+					       .unwrap_kek = unwrap_kek,
+					       .random = random_bytes};

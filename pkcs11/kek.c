@@ -70,3 +70,15 @@ kt_code kt_token_export_kek(kt_token *t, const kt_token_key *cmk, const kt_blob 
 	kt_p11_discard(t, h);
 	return rc;
 }
+
+kt_code kt_token_random(kt_token *t, size_t len, kt_secret *out, kt_err *err)
+{
+	*out = KT_SECRET_INIT;
+	if (!(kt_token_get_info(t)->flags & CKF_RNG))
+		return kt_fail(err, KT_E_REFUSED, NULL, "%s: the token has no generator of random numbers", t->name);
+	KT_TRY(kt_secret_new(out, len, err));
+	kt_code rc = P11(t, err, C_GenerateRandom, t->session, out->data, out->len);
+	if (rc != KT_OK)
+		kt_secret_free(out);
+	return rc;
+}

@@ -84,5 +84,7 @@ KT_MUST_CHECK kt_code kt_token_import_kek(kt_token *t, const kt_token_key *cmk, 
 					  kt_err *err);
 KT_MUST_CHECK kt_code kt_token_export_kek(kt_token *t, const kt_token_key *cmk, const kt_blob *blob, kt_secret *kek,
 					  kt_err *err);
+/* `len` bytes of the token's own generator (C_GenerateRandom). KT_E_REFUSED: it says that it has none (CKF_RNG). */
+KT_MUST_CHECK kt_code kt_token_random(kt_token *t, size_t len, kt_secret *out, kt_err *err);
 
 #endif

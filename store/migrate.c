@@ -134,6 +134,7 @@ static kt_code run(migration *m, kt_err *err)
 			       "%s: the database is not initialised: there is nothing to migrate", kt_db_name(m->db));
 	KT_TRY(kt_node_gate(m->db, m->cfg->live_window_seconds, err));
 	KT_TRY(kt_node_watch_stale(m->db, m->cfg->live_window_seconds, err));
+	KT_TRY(kt_session_stir(m->cmk, err));
 	KT_TRY(convert(m, err));
 	KT_TRY(kt_db_begin(m->db, true, err));
 	KT_TRY(in_transaction(m, check_and_drop(m, err), err));

@@ -109,9 +109,8 @@ static kt_code new_kek(rekey *r, kt_kek *kek, kt_buf *record, kt_err *err)
 
 static kt_code same_kek(rekey *r, kt_kek *kek, kt_buf *record, kt_err *err)
 {
-	KT_TRY(kt_kek_open(r->record.data, r->record.len, r->from, kek, err));
-	kt_code rc = kt_kek_wrap(kek, r->to, r->old_kek.created_ms, record, err);
-	return rc == KT_OK ? rc : kt_err_prefix(err, rc, "the KEK cannot be wrapped by the destination");
+	kt_code rc = kt_kek_move(r->record.data, r->record.len, r->from, r->to, kek, record, err);
+	return rc == KT_OK ? rc : kt_err_prefix(err, rc, "the KEK cannot be moved to the destination");
 }
 
 static kt_code rewrap_one(void *arg, const char *name, uint8_t *head, size_t total, kt_err *err)
@@ -376,6 +375,8 @@ static kt_code run(rekey *r, kt_err *err)
 		KT_TRY(kt_node_watch_stale(r->db, r->cfg->live_window_seconds, err));
 	KT_TRY(kt_keys_open(KT_KEYS_SOURCE, &r->from, err));
 	KT_TRY(kt_keys_open(KT_KEYS_DESTINATION, &r->to, err));
+	if (r->depth->edit)
+		KT_TRY(kt_session_stir(r->to, err));
 	if (r->in_shards)
 		return work_in_shards(r, err);
 	KT_TRY(kt_db_begin(r->db, true, err));

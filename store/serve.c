@@ -386,6 +386,7 @@ static kt_code initialise(server *sv, kt_keystore *cmk, kt_err *err)
 		return KT_OK;
 	kt_kek kek;
 	kt_buf record = KT_BUF_INIT;
+	KT_TRY(kt_session_stir(cmk, err));
 	KT_TRY(kt_kek_make(cmk, 1, kt_clock_wall_ms(), &kek, &record, err));
 	kt_kek_free(&kek);
 	kt_code rc = kt_db_create_schema(sv->s.db, err);

@@ -2,6 +2,7 @@
 #include "store/session.h"
 
 #include "envelope/legacy.h"
+#include "store/logfile.h"
 
 typedef struct tally {
 	int64_t items, legacy;
@@ -69,6 +70,17 @@ kt_code kt_session_unlock(const kt_buf *record, kt_keystore *cmk, kt_envelope_ct
 	return rc;
 }
 
+kt_code kt_session_stir(kt_keystore *cmk, kt_err *err)
+{
+	kt_err why = KT_ERR_INIT;
+	kt_code rc = kt_keystore_stir(cmk, &why);
+	if (rc == KT_E_REFUSED)
+		kt_logfile(KT_LOG_WARN, "crypt", "Keys are made of this machine's entropy alone: %s", why.msg);
+	else if (rc != KT_OK)
+		return kt_fail(err, rc, why.remedy, "%s", why.msg);
+	return KT_OK;
+}
+
 static kt_code read_and_unlock(kt_session *s, kt_keystore *cmk, kt_err *err)
 {
 	kt_buf record = KT_BUF_INIT;
@@ -87,6 +99,8 @@ kt_code kt_session_open(kt_session *s, const kt_store_config *cfg, kt_db_mode mo
 	kt_keystore *cmk = NULL;
 	*s = (kt_session){.cfg = cfg};
 	kt_code rc = kt_keys_open(KT_KEYS_PLAIN, &cmk, err);
+	if (rc == KT_OK && mode == KT_DB_WRITE)
+		rc = kt_session_stir(cmk, err);
 	if (rc == KT_OK)
 		rc = kt_db_open(kt_store_place(cfg), mode, KT_SESSION_BUSY_MS, &s->db, err);
 	if (rc == KT_OK)

@@ -27,6 +27,9 @@ void kt_session_close(kt_session *s);
  * migration from the legacy form or a rekey in shards has not ended (the message counts the items, or the ranges). In
  * the caller's transaction if there is one. */
 KT_MUST_CHECK kt_code kt_session_read_kek(kt_db *db, kt_buf *record, kt_kek_info *info, int64_t *epoch, kt_err *err);
+/* Before data keys are made: kt_keystore_stir, of which a refusal is a warning in the application's log. Other errors
+ * pass by. */
+KT_MUST_CHECK kt_code kt_session_stir(kt_keystore *cmk, kt_err *err);
 /* A context for the KEK of a record, opened by `cmk`. */
 KT_MUST_CHECK kt_code kt_session_unlock(const kt_buf *record, kt_keystore *cmk, kt_envelope_ctx **out, kt_err *err);
 /* KT_E_KEY when the database was rekeyed since this session was opened. */

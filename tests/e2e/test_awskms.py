@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """keyturn-store with a master key in AWS KMS, against a server that checks signatures and contexts (ktlab/awskms.py)."""
+import fnmatch
 import json
 import os
 
@@ -57,6 +58,52 @@ def test_rekey(store, source, destination, depth):
     old = store("verify", key=source, check=False)
     assert old.returncode == 11, old.stderr
     assert ("InvalidCiphertextException" if destination == "aws-context" else "does not open the data") in old.stderr
+
+
+def moved(store, kms, source, destination):
+    """What KMS was asked for by a rekey at depth cmk, but for finding the keys; everything opens afterwards."""
+    fill(store, source)
+    kms.kms.asked.clear()
+    store("rekey", "--depth", "cmk", rekey=(source, destination))
+    asked = [operation for operation in kms.kms.asked if operation != "DescribeKey"]
+    assert store("probe", rekey=(source, destination)).stdout == "new\n"
+    assert "20" in store("verify", "--content", key=destination).stdout
+    return asked
+
+
+@pytest.mark.parametrize("denied", ["-", "ReEncryptFrom", "ReEncryptTo"])
+def test_a_kek_moves_within_kms(store, kms, denied):
+    """The source is opened once by itself, the destination twice: what ReEncrypt gave, and what was written."""
+    kms.kms.denied = denied
+    way = ["ReEncrypt", "Decrypt"] if denied == "-" else ["ReEncrypt", "Decrypt", "Encrypt"]
+    assert moved(store, kms, "aws", "aws-other") == ["Decrypt", *way, "Decrypt"]
+
+
+def test_another_kek_of_kms_is_not_taken(store, kms):
+    fill(store, "aws")
+    kms.kms.faults = [None] * 3 + ["otherkek"]  # two keys found, the source opened
+    done = store("rekey", "--depth", "cmk", rekey=("aws", "aws-other"), check=False)
+    assert done.returncode == 11 and "cannot be moved" in done.stderr, done.stderr
+    assert store("probe", rekey=("aws", "aws-other")).stdout == "old\n"
+    assert "20" in store("verify", "--content", key="aws").stdout
+
+
+@pytest.mark.parametrize("depth,asks", [("kek", True), ("data", True), ("cmk", False)])
+def test_where_keys_are_made_kms_gives_random_bytes(store, kms, depth, asks):
+    fill(store, "file")
+    assert "GenerateRandom" not in kms.kms.asked
+    store("rekey", "--depth", depth, rekey=("file", "aws"))
+    assert ("GenerateRandom" in kms.kms.asked) == asks
+
+
+def test_a_refused_generator_is_said_and_passed(store, kms, tmp_path):
+    kms.kms.denied = "GenerateRandom"
+    fill(store, "aws")
+    store("rekey", rekey=("aws", "aws-other"))
+    assert "20" in store("verify", "--content", key="aws-other").stdout
+    log = (tmp_path / "node" / "log" / "looker.log").read_text()
+    assert log.count("Keys are made of this machine's entropy alone") == 2  # the first start and the rekey
+    assert "kms:GenerateRandom" in log
 
 
 def test_the_same_key_is_not_turned_to(store):
@@ -147,7 +194,12 @@ def test_the_policy_is_what_the_operations_need(keyturn, store, kms):
     fill(store, "aws")
     store("rekey", rekey=("aws", "aws-other"))
     allowed = {action for statement in policy["Statement"] for action in statement["Action"]}
-    assert all(f"kms:{operation}" in allowed or operation.startswith("Generate") for operation in kms.kms.asked)
+    store("rekey", "--depth", "cmk", rekey=("aws-other", "aws"))
+    assert {"ReEncrypt", "GenerateRandom", "CreateKey"} <= set(kms.kms.asked)
+    for operation in kms.kms.asked:
+        needed = ["ReEncryptFrom", "ReEncryptTo"] if operation == "ReEncrypt" else [operation]
+        assert all(any(fnmatch.fnmatchcase(f"kms:{one}", pattern) for pattern in allowed) for one in needed), operation
     assert {s["Resource"] for s in policy["Statement"] if "kms:GenerateRandom" in s["Action"]} == {"*"}
     assert {s["Resource"] for s in policy["Statement"] if "kms:Decrypt" in s["Action"]} == {"arn:aws:kms:*:*:key/*"}
-    assert allowed == {"kms:GenerateRandom", "kms:DescribeKey", "kms:Generate*", "kms:Encrypt", "kms:Decrypt", "kms:CreateKey", "kms:CreateAlias"}
+    assert allowed == {"kms:GenerateRandom", "kms:DescribeKey", "kms:Generate*", "kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:CreateKey",
+                       "kms:CreateAlias"}

@@ -92,9 +92,14 @@ static void check_operation(kt_aws_kms *kms, char operation)
 {
 	kt_err err = KT_ERR_INIT;
 	kt_secret key = KT_SECRET_INIT;
-	kt_blob blob = {.wrapped = {1}, .wrapped_len = 40};
+	kt_blob blob = {.wrapped = {1}, .wrapped_len = 40}, old = blob;
 	kt_code rc;
-	if (operation == 'E') {
+	if (operation == 'B') {
+		rc = kt_aws_kms_random(kms, &key, &err);
+		require(key.len == (rc == KT_OK ? 32 : 0), "all random bytes or none");
+	} else if (operation == 'R') {
+		rc = kt_aws_kms_reencrypt(kms, kms, &old, &blob, &err);
+	} else if (operation == 'E') {
 		require(kt_secret_new(&key, 32, NULL) == KT_OK, "a key");
 		rc = kt_aws_kms_encrypt(kms, &key, &blob, &err);
 	} else {
@@ -184,7 +189,7 @@ static void set(const char *name, const char *value)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	bool kms = size && strchr("GEDN", data[0]) && data[0];
+	bool kms = size && strchr("GEDNRB", data[0]) && data[0];
 	bool container = size && data[0] == 'C';
 	set("HOME", "/nonexistent");
 	set("AWS_MAX_ATTEMPTS", "1");

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AWS's own SDK against moto's server, in the environment of moto.txt: `setup` makes a key with an alias and prints its ARN;
+"""AWS's own SDK against moto's server, in the environment of moto.txt: `setup` makes a key with an alias and prints its ARN; `another` one without;
 `arn ALIAS` prints that of an alias's key;
 `open CONTEXT`, with a wrapped key (JSON) on stdin, prints the check value of what it opens to, or the error's type."""
 import base64
@@ -19,6 +19,9 @@ def main():
         key = kms.create_key(KeyUsage="ENCRYPT_DECRYPT", KeySpec="SYMMETRIC_DEFAULT")["KeyMetadata"]
         kms.create_alias(AliasName="alias/looker", TargetKeyId=key["KeyId"])
         print(key["Arn"])
+        return
+    if sys.argv[1] == "another":
+        print(kms.create_key(KeyUsage="ENCRYPT_DECRYPT", KeySpec="SYMMETRIC_DEFAULT")["KeyMetadata"]["Arn"])
         return
     if sys.argv[1] == "arn":
         print(kms.describe_key(KeyId=sys.argv[2])["KeyMetadata"]["Arn"])

@@ -65,11 +65,12 @@ def test_the_sdk_opens_what_the_store_wrapped(moto, bin_folder, tmp_path):
     def store(*arguments, check=True, **variables):
         return process.run(["./looker", *arguments], env={**moto, **variables}, cwd=folder, check=check)
 
-    def opens(database, kind):
+    def opens(database, kind, key=arn, contexts=("mine", "Looker_Encryption_Context")):
         blob = wrapped_kek(os.path.join(folder, database))
-        assert (blob["format"], blob["mechanism"], blob["wrapping_key"]) == ("aws-kms", kind, {"arn": arn})
-        assert side(moto, "open", "mine", input=json.dumps(blob)) == blob["key"]["kcv"]
-        assert side(moto, "open", "Looker_Encryption_Context", input=json.dumps(blob)) == "InvalidCiphertextException"
+        assert (blob["format"], blob["mechanism"], blob["wrapping_key"]) == ("aws-kms", kind, {"arn": key})
+        assert side(moto, "open", contexts[0], input=json.dumps(blob)) == blob["key"]["kcv"]
+        assert side(moto, "open", contexts[1], input=json.dumps(blob)) == "InvalidCiphertextException"
+        return blob["key"]["kcv"]
 
     aws = {"LKR_AWS_CMK": "alias/looker", "LKR_AWS_CMK_EC": "mine"}
     store("start", **aws)
@@ -87,7 +88,12 @@ def test_the_sdk_opens_what_the_store_wrapped(moto, bin_folder, tmp_path):
     assert "10" in store("verify", "--content", LKR_MASTER_KEY_FILE="cmk").stdout
     store("rekey", "--depth", "cmk", LKR_MASTER_KEY_FILE_SOURCE="cmk", LKR_AWS_CMK_DESTINATION="alias/looker",
           LKR_AWS_CMK_EC_DESTINATION="mine")
-    opens("looker.db", "Encrypt")
+    kek = opens("looker.db", "Encrypt")
+    other = side(moto, "another")
+    store("rekey", "--depth", "cmk", LKR_AWS_CMK_SOURCE="alias/looker", LKR_AWS_CMK_EC_SOURCE="mine", LKR_AWS_CMK_DESTINATION=other,
+          LKR_AWS_CMK_EC_DESTINATION="theirs")
+    assert opens("looker.db", "ReEncrypt", other, ("theirs", "mine")) == kek
+    assert "10" in store("verify", "--content", LKR_AWS_CMK=other, LKR_AWS_CMK_EC="theirs").stdout
 
 
 def test_a_key_that_keyturn_made(moto, bin_folder, tmp_path):

@@ -7,9 +7,9 @@ are queued: the next requests are answered with them.
 
 As a program it prints its port, and then does a command a line on its standard input, answering each with a line:
   fault KIND N [AT] the next N requests to KMS (with AT: after so many good ones) fail so (an error type of AWS; or http500, slow, garbage, cut, drop, huge,
-                    wrongkey)
+                    wrongkey, wrongsource, otherkek: what ReEncrypt answers is another key's ciphertext)
   state STATE       of the key: Enabled, Disabled, PendingDeletion
-  deny OPERATION    this operation is denied from now on ("-": none)
+  deny OPERATION    this operation is denied from now on ("-": none; ReEncryptFrom and ReEncryptTo are permissions of ReEncrypt)
   count             "N OPERATION...": the requests to KMS since the last count
 """
 import base64
@@ -137,9 +137,25 @@ class Kms:
             raise Refused("AlreadyExistsException", f"An alias with the name {alias} already exists")
         self.aliases[alias] = self.key(target)
 
-    def answer(self, operation, ask):
+    def permit(self, operation):
         if operation == self.denied:
             raise Refused("AccessDeniedException", f"User: arn:aws:iam::{ACCOUNT}:user/looker is not authorized to perform: kms:{operation}")
+
+    def reencrypt(self, ask):
+        source, destination = self.key(ask["SourceKeyId"]), self.key(ask["DestinationKeyId"])
+        self.permit("ReEncryptFrom")
+        self.permit("ReEncryptTo")
+        plain = self.open(source, base64.b64decode(ask["CiphertextBlob"], validate=True), ask["SourceEncryptionContext"])
+        return {"SourceKeyId": arn_of(source), "KeyId": arn_of(destination), "SourceEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+                "DestinationEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+                "CiphertextBlob": base64.b64encode(self.seal(destination, plain, ask["DestinationEncryptionContext"])).decode()}
+
+    def answer(self, operation, ask):
+        self.permit(operation)
+        if operation == "GenerateRandom":
+            return {"Plaintext": base64.b64encode(os.urandom(ask["NumberOfBytes"])).decode()}
+        if operation == "ReEncrypt":
+            return self.reencrypt(ask)
         context = ask.get("EncryptionContext", {})
         if operation == "CreateAlias":
             return self.create_alias(ask["AliasName"], ask["TargetKeyId"])
@@ -190,7 +206,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         operation = self.headers.get("X-Amz-Target", "").removeprefix("TrentService.")
         kms.asked.append(operation)
         fault = kms.faults.pop(0) if kms.faults else None
-        if fault and fault not in ("slow", "cut", "drop", "wrongkey"):
+        if fault and fault not in ("slow", "cut", "drop", "wrongkey", "wrongsource", "otherkek"):
             return self.broken(fault)
         try:
             check_signature(self, body)
@@ -198,7 +214,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except Refused as e:
             return self.refuse(e.kind, e.message)
         if fault == "wrongkey":
-            answer["KeyId"] = arn_of(OTHER)
+            answer["KeyId"] = arn_of(SIGNING)
+        if fault == "wrongsource":
+            answer["SourceKeyId"] = arn_of(SIGNING)
+        if fault == "otherkek":
+            ask = json.loads(body)
+            answer["CiphertextBlob"] = base64.b64encode(kms.seal(kms.key(ask["DestinationKeyId"]), os.urandom(32),
+                                                                 ask["DestinationEncryptionContext"])).decode()
         text = json.dumps(answer).encode() if answer else b""
         if fault == "slow":
             time.sleep(2)

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/support.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <openssl/core_names.h>
 #include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -114,6 +118,47 @@ static void random_differs(void **state)
 	assert_false(kt_secret_equal(&a, &b));
 	kt_secret_free(&a);
 	kt_secret_free(&b);
+}
+
+/* libcrypto's own, with a look at what goes in. */
+static const unsigned char *stirred;
+static size_t stirred_len;
+
+int EVP_RAND_reseed(EVP_RAND_CTX *ctx, int resist, const unsigned char *entropy, size_t entropy_len,
+		    const unsigned char *additional, size_t additional_len)
+{
+	int (*real)(EVP_RAND_CTX *, int, const unsigned char *, size_t, const unsigned char *, size_t);
+	*(void **)&real = dlsym(RTLD_NEXT, "EVP_RAND_reseed");
+	assert_null(entropy); /* that is this machine's, always */
+	stirred = additional;
+	stirred_len = additional_len;
+	return real(ctx, resist, entropy, entropy_len, additional, additional_len);
+}
+
+static unsigned seeded(void)
+{
+	unsigned count = 0;
+	OSSL_PARAM ask[] = {OSSL_PARAM_construct_uint(OSSL_DRBG_PARAM_RESEED_COUNTER, &count),
+			    OSSL_PARAM_construct_end()};
+	assert_int_equal(EVP_RAND_CTX_get_params(RAND_get0_primary(NULL), ask), 1);
+	return count;
+}
+
+static void stirring_seeds_anew(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_secret bytes, out;
+	assert_kt_ok(kt_secret_random(&bytes, 32, &err));
+	unsigned before = seeded();
+	assert_kt_ok(kt_secret_stir(&bytes, &err));
+	assert_int_equal(seeded(), before + 1);
+	assert_ptr_equal(stirred, bytes.data);
+	assert_int_equal(stirred_len, 32);
+	assert_kt_ok(kt_secret_random(&out, 32, &err));
+	assert_false(kt_secret_equal(&out, &bytes));
+	kt_secret_free(&out);
+	kt_secret_free(&bytes);
 }
 
 static void compares_length_and_every_byte(void **state)
@@ -284,6 +329,7 @@ int main(void)
 		cmocka_unit_test(refuses_odd_lengths),
 		cmocka_unit_test(says_when_the_heap_is_full),
 		cmocka_unit_test(random_differs),
+		cmocka_unit_test(stirring_seeds_anew),
 		cmocka_unit_test(compares_length_and_every_byte),
 		cmocka_unit_test(base64_round_trip),
 		cmocka_unit_test(base64_lets_one_line_break_pass),

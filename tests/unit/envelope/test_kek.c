@@ -79,6 +79,42 @@ static void moved_to_another_cmk(void **state)
 	kt_buf_free(&record);
 }
 
+/* The same, in one: what comes out of it has the old record's id, generation and time. */
+static void moved_in_one(void **state)
+{
+	(void)state;
+	kt_kek made, moved, opened;
+	kt_kek_info after;
+	kt_err err = KT_ERR_INIT;
+	kt_buf old = KT_BUF_INIT, record = KT_BUF_INIT;
+	assert_int_equal(kt_kek_make(one, 7, 1000, &made, &old, NULL), KT_OK);
+	assert_int_equal(kt_kek_move(old.data, old.len, one, two, &moved, &record, NULL), KT_OK);
+	assert_int_equal(kt_kek_inspect(record.data, record.len, &after, NULL), KT_OK);
+	assert_int_equal(after.created_ms, 1000);
+	assert_string_equal(after.cmk_kcv, kt_keystore_kcv(two));
+	assert_int_equal(kt_kek_open(record.data, record.len, two, &opened, NULL), KT_OK);
+	assert_true(kt_secret_equal(&made.key, &opened.key) && kt_secret_equal(&made.key, &moved.key));
+	assert_memory_equal(made.id, moved.id, KT_KEK_ID_LEN);
+	assert_memory_equal(made.id, opened.id, KT_KEK_ID_LEN);
+	assert_int_equal(moved.generation, 7);
+	assert_int_equal(opened.generation, 7);
+	kt_kek_free(&opened);
+	kt_kek_free(&moved);
+	kt_buf_clear(&record);
+	assert_int_equal(kt_kek_move(old.data, old.len, two, one, &moved, &record, &err), KT_E_KEY);
+	assert_non_null(strstr(err.msg, "env:KEK_TEST_TWO"));
+	for (size_t i = 0; i < old.len; i++) {
+		old.data[i] ^= 1;
+		assert_int_not_equal(kt_kek_move(old.data, old.len, one, two, &moved, &record, NULL), KT_OK);
+		assert_int_equal(moved.key.len, 0);
+		assert_int_equal(record.len, 0);
+		old.data[i] ^= 1;
+	}
+	kt_kek_free(&made);
+	kt_buf_free(&old);
+	kt_buf_free(&record);
+}
+
 static void another_cmk(void **state)
 {
 	(void)state;
@@ -228,6 +264,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(round_trip),
 		cmocka_unit_test(moved_to_another_cmk),
+		cmocka_unit_test(moved_in_one),
 		cmocka_unit_test(another_cmk),
 		cmocka_unit_test(every_byte_flipped),
 		cmocka_unit_test(truncated_everywhere),

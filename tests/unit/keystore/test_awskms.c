@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "keystore/internal.h"
 #include "keystore/keystore.h"
 
@@ -348,6 +349,142 @@ static void test_policy(void **state)
 	must_fail(KT_E_REFUSED, "awskms:alias/looker", "AccessDeniedException");
 }
 
+/* --- Moving a KEK ------------------------------------------------------------------------------------------------- */
+
+/* From one key to the other, with what is asked of the server on the way. */
+static void moved(const char *source, const char *destination, const char *mechanism, const char *operations)
+{
+	kt_err err = KT_ERR_INIT;
+	kt_secret kek, same, opened;
+	kt_blob blob, out;
+	kt_keystore *from_ks = must_open(source), *to_ks = must_open(destination);
+	assert_kt_ok(kt_keystore_new_kek(from_ks, &kek, &blob, &err));
+	(void)asked();
+	assert_kt_ok(kt_keystore_move_kek(to_ks, from_ks, &blob, &same, &out, &err));
+	const char *told = strchr(tell("count"), ' ');
+	if (!told || strncmp(told + 1, operations, strlen(operations)) != 0 || told[1 + strlen(operations)] != '\n')
+		fail_msg("not \"%s\" but%s", operations, told);
+	assert_string_equal(out.mechanism, mechanism);
+	assert_string_equal(out.kcv, blob.kcv);
+	assert_null(kt_blob_broken(&out));
+	assert_true(kt_secret_equal(&kek, &same));
+	assert_kt_ok(kt_keystore_unwrap_kek(to_ks, &out, &opened, &err));
+	assert_true(kt_secret_equal(&kek, &opened));
+	kt_secret_free(&opened);
+	kt_secret_free(&same);
+	kt_secret_free(&kek);
+	kt_keystore_close(to_ks);
+	kt_keystore_close(from_ks);
+}
+
+static void test_move(void **state)
+{
+	static const char *const permissions[] = {"deny ReEncrypt", "deny ReEncryptFrom", "deny ReEncryptTo"};
+	(void)state;
+	moved("awskms:alias/looker", "awskms:alias/other", "ReEncrypt", "ReEncrypt Decrypt");
+	moved("awskms:alias/looker?context=a%20%22b%22", "awskms:alias/other?context=c", "ReEncrypt",
+	      "ReEncrypt Decrypt");
+	moved("awskms:alias/looker", "awskms:alias/looker?context=c", "ReEncrypt", "ReEncrypt Decrypt");
+	kt_log_setup(KT_LOG_ERROR, STDERR_FILENO);
+	for (size_t i = 0; i < sizeof permissions / sizeof permissions[0]; i++) {
+		(void)tell(permissions[i]);
+		moved("awskms:alias/looker", "awskms:alias/other", "Encrypt", "ReEncrypt Decrypt Encrypt");
+	}
+	kt_log_setup(KT_LOG_WARN, STDERR_FILENO);
+	(void)tell("deny -");
+	(void)setenv("AWSKMS_TEST", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=", 1);
+	moved("awskms:alias/looker", "env:AWSKMS_TEST", "AES-256-WRAP-PAD", "Decrypt");
+	/* an answer that was lost is asked for again */
+	(void)tell("fault drop 1 3");
+	moved("awskms:alias/looker", "awskms:alias/other", "ReEncrypt", "ReEncrypt ReEncrypt Decrypt");
+}
+
+/* What the destination opens to another KEK, or cannot be understood, is never taken for the moved one. */
+static void test_move_wrong(void **state)
+{
+	static const struct {
+		const char *fault;
+		kt_code code;
+	} faults[] = {
+		{"otherkek", KT_E_KEY},
+		{"wrongkey", KT_E_KEY},
+		{"wrongsource", KT_E_KEY},
+		{"garbage", KT_E_INPUT},
+		{"cut", KT_E_INPUT},
+		{"huge", KT_E_INPUT},
+		{"DependencyTimeoutException", KT_E_UNREACHABLE},
+		{"DisabledException", KT_E_REFUSED},
+		{"IncorrectKeyException", KT_E_KEY},
+		{"InvalidCiphertextException", KT_E_KEY},
+		{"InvalidGrantTokenException", KT_E_REFUSED},
+		{"InvalidKeyUsageException", KT_E_INPUT},
+		{"KeyUnavailableException", KT_E_UNREACHABLE},
+		{"KMSInternalException", KT_E_UNREACHABLE},
+		{"KMSInvalidStateException", KT_E_REFUSED},
+		{"NotFoundException", KT_E_KEY},
+		{"ThrottlingException", KT_E_UNREACHABLE},
+	};
+	kt_err err = KT_ERR_INIT;
+	kt_secret kek, same;
+	kt_blob blob, out;
+	char command[80];
+	(void)state;
+	(void)setenv("AWS_MAX_ATTEMPTS", "2", 1);
+	kt_keystore *from_ks = must_open("awskms:alias/looker"), *to_ks = must_open("awskms:alias/other");
+	assert_kt_ok(kt_keystore_new_kek(from_ks, &kek, &blob, &err));
+	kt_secret_free(&kek);
+	for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+		bool again = faults[i].code == KT_E_UNREACHABLE;
+		(void)snprintf(command, sizeof command, "fault %s %d", faults[i].fault, again ? 2 : 1);
+		(void)tell(command);
+		(void)asked();
+		assert_kt_fails(faults[i].code, kt_keystore_move_kek(to_ks, from_ks, &blob, &same, &out, &err));
+		assert_null(same.data);
+		assert_int_equal(asked(), again || i == 0 ? 2 : 1); /* the first one is opened */
+	}
+	kt_keystore_close(to_ks);
+	kt_keystore_close(from_ks);
+}
+
+/* --- Random bytes ------------------------------------------------------------------------------------------------- */
+
+static void test_stir(void **state)
+{
+	static const struct {
+		const char *fault;
+		kt_code code;
+		int asked;
+	} faults[] = {
+		{"-", KT_OK, 1},
+		{"drop", KT_OK, 2},
+		{"ThrottlingException", KT_OK, 2},
+		{"KMSInternalException", KT_OK, 2},
+		{"DependencyTimeoutException", KT_OK, 2},
+		{"AccessDeniedException", KT_E_REFUSED, 1},
+		{"UnsupportedOperationException", KT_E_REFUSED, 1},
+		{"garbage", KT_E_INPUT, 1},
+	};
+	kt_err err = KT_ERR_INIT;
+	char command[80];
+	(void)state;
+	kt_keystore *ks = must_open("awskms:alias/looker");
+	for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+		(void)snprintf(command, sizeof command, "fault %s %d", faults[i].fault, faults[i].fault[0] != '-');
+		(void)tell(command);
+		(void)asked();
+		kt_code rc = kt_keystore_stir(ks, &err);
+		if (rc != faults[i].code)
+			fail_msg("%s: %d, not %d", faults[i].fault, (int)rc, (int)faults[i].code);
+		assert_int_equal(asked(), faults[i].asked);
+	}
+	kt_keystore_close(ks);
+	(void)setenv("AWSKMS_TEST", "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=", 1);
+	ks = must_open("env:AWSKMS_TEST");
+	assert_kt_ok(kt_keystore_stir(ks, &err));
+	assert_int_equal(asked(), 0);
+	kt_keystore_close(ks);
+}
+
 /* --- Errors ------------------------------------------------------------------------------------------------------- */
 
 static void test_errors(void **state)
@@ -372,6 +509,7 @@ static void test_errors(void **state)
 		{"RequestExpired", KT_E_REFUSED},
 		{"InvalidGrantTokenException", KT_E_REFUSED},
 		{"LimitExceededException", KT_E_REFUSED},
+		{"UnsupportedOperationException", KT_E_REFUSED},
 		{"OptInRequired", KT_E_REFUSED},
 		{"ValidationException", KT_E_INPUT},
 		{"SomethingNewException", KT_E_INPUT},
@@ -631,6 +769,9 @@ static void test_create_once(void **state)
 		(void)tell(faults[i]);
 		(void)asked();
 		assert_true(kt_keystore_awskms_create("awskms:alias/once", "d", &arn, &err) != KT_OK);
+		bool perhaps = i > 0; /* who is throttled has no key */
+		assert_int_equal(strstr(err.msg, "perhaps a key without an alias was made") != NULL, perhaps);
+		assert_int_equal(strstr(err.remedy, "\"for alias/once\"") != NULL, perhaps);
 		(void)tell("fault - 0");
 		assert_int_equal(asked(), 2);
 		assert_int_equal(arn.len, 0);
@@ -648,6 +789,8 @@ static void test_policy_text(void **state)
 		const char *has, *lacks;
 	} rows[] = {
 		{NULL, false, "\"Resource\":\"arn:aws:kms:*:*:key/*\"}]", "CreateKey"},
+		{NULL, false, "\"kms:Decrypt\",\"kms:ReEncrypt*\"],\"Resource\":\"arn:aws:kms:*:*:key/*\"",
+		 "Condition"},
 		{NULL, false, "\"Action\":[\"kms:GenerateRandom\"],\"Resource\":\"*\"", "Condition"},
 		{NULL, true, "\"Action\":[\"kms:CreateAlias\"],\"Resource\":\"arn:aws:kms:*:*:alias/*\"", "Condition"},
 		{ARN_URI, false, "\"Resource\":\"" ARN "\"", "key/*"},
@@ -680,25 +823,17 @@ static void test_policy_text(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup(test_round_trip, fresh),
-		cmocka_unit_test_setup(test_uris, fresh),
-		cmocka_unit_test_setup(test_endpoints, fresh),
-		cmocka_unit_test_setup(test_another_key, fresh),
-		cmocka_unit_test_setup(test_altered, fresh),
-		cmocka_unit_test_setup(test_blob, fresh),
-		cmocka_unit_test_setup(test_states, fresh),
-		cmocka_unit_test_setup(test_policy, fresh),
-		cmocka_unit_test_setup(test_errors, fresh),
-		cmocka_unit_test_setup(test_retries, fresh),
-		cmocka_unit_test_setup(test_slow, fresh),
-		cmocka_unit_test_setup(test_garbage, fresh),
-		cmocka_unit_test_setup(test_environment, fresh),
-		cmocka_unit_test_setup(test_files, fresh),
-		cmocka_unit_test_setup(test_container, fresh),
-		cmocka_unit_test_setup(test_metadata, fresh),
-		cmocka_unit_test_setup(test_create, fresh),
-		cmocka_unit_test_setup(test_create_once, fresh),
-		cmocka_unit_test(test_policy_text),
+		cmocka_unit_test_setup(test_round_trip, fresh),  cmocka_unit_test_setup(test_uris, fresh),
+		cmocka_unit_test_setup(test_endpoints, fresh),   cmocka_unit_test_setup(test_another_key, fresh),
+		cmocka_unit_test_setup(test_altered, fresh),     cmocka_unit_test_setup(test_blob, fresh),
+		cmocka_unit_test_setup(test_states, fresh),      cmocka_unit_test_setup(test_policy, fresh),
+		cmocka_unit_test_setup(test_move, fresh),        cmocka_unit_test_setup(test_move_wrong, fresh),
+		cmocka_unit_test_setup(test_stir, fresh),        cmocka_unit_test_setup(test_errors, fresh),
+		cmocka_unit_test_setup(test_retries, fresh),     cmocka_unit_test_setup(test_slow, fresh),
+		cmocka_unit_test_setup(test_garbage, fresh),     cmocka_unit_test_setup(test_environment, fresh),
+		cmocka_unit_test_setup(test_files, fresh),       cmocka_unit_test_setup(test_container, fresh),
+		cmocka_unit_test_setup(test_metadata, fresh),    cmocka_unit_test_setup(test_create, fresh),
+		cmocka_unit_test_setup(test_create_once, fresh), cmocka_unit_test(test_policy_text),
 	};
 	return cmocka_run_group_tests(tests, start, stop);
 }

@@ -251,8 +251,19 @@ static void a_kek_moves_between_keystores(void **state)
 	assert_kt_ok(kt_keystore_unwrap_kek(hsm, &b, &there, &err));
 	assert_true(kt_secret_equal(&kek, &there));
 	assert_string_equal(a.kcv, b.kcv);
-	kt_secret_free(&kek);
 	kt_secret_free(&there);
+	assert_kt_ok(kt_keystore_move_kek(hsm, file, &a, &there, &b, &err));
+	assert_true(kt_secret_equal(&kek, &there));
+	kt_secret_free(&there);
+	kt_keystore *other = must_open(softhsm_uri("token=kt-test;object=cmk-2", NULL));
+	assert_kt_ok(kt_keystore_move_kek(other, hsm, &b, &there, &a, &err));
+	assert_true(kt_secret_equal(&kek, &there));
+	assert_true(kt_keystore_made(other, &a) && kt_keystore_made(hsm, &b));
+	kt_secret_free(&there);
+	assert_kt_fails(KT_E_KEY, kt_keystore_move_kek(hsm, file, &a, &there, &b, &err)); /* file has not wrapped it */
+	assert_null(there.data);
+	kt_secret_free(&kek);
+	kt_keystore_close(other);
 	kt_keystore_close(file);
 	kt_keystore_close(hsm);
 }

@@ -195,6 +195,13 @@ static CK_RV generate_pair(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_ATTRIBUTE *a
 	return rv;
 }
 
+static CK_RV generate_random(CK_SESSION_HANDLE s, CK_BYTE *out, CK_ULONG n)
+{
+	ORDERED("C_GenerateRandom");
+	shim.randoms++;
+	return shim.random_rv ? shim.random_rv : real->C_GenerateRandom(s, out, n);
+}
+
 static CK_RV create_object(CK_SESSION_HANDLE s, CK_ATTRIBUTE *a, CK_ULONG n, CK_OBJECT_HANDLE *out)
 {
 	ORDERED("C_CreateObject");
@@ -411,6 +418,7 @@ __attribute__((visibility("default"))) CK_RV C_GetFunctionList(CK_FUNCTION_LIST 
 	ours.C_GenerateKey = generate_key;
 	ours.C_GenerateKeyPair = generate_pair;
 	ours.C_CreateObject = create_object;
+	ours.C_GenerateRandom = generate_random;
 	ours.C_DestroyObject = destroy_object;
 	ours.C_FindObjects = find_objects;
 	ours.C_GetAttributeValue = get_attributes;

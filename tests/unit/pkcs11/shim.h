@@ -41,6 +41,8 @@ typedef struct shim_control {
 	CK_RV token_info_rv;         /* C_GetTokenInfo fails with this */
 	CK_RV create_rv;             /* C_CreateObject fails with this */
 	CK_RV unwrap_rv;             /* C_UnwrapKey fails with this */
+	CK_RV random_rv;             /* C_GenerateRandom fails with this */
+	unsigned randoms;            /* calls of C_GenerateRandom */
 	bool shows_sensitive;        /* C_GetAttributeValue gives a CKA_VALUE of zeros where there is none to be had */
 	bool wraps_all;              /* C_WrapKey gives 40 bytes for a key that may not be wrapped */
 	bool takes_changed;          /* C_UnwrapKey makes some other key out of what does not open */

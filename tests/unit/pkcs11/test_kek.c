@@ -54,6 +54,29 @@ static void imported_and_exported_are_the_same(void **state)
 	kt_secret_free(&kek);
 }
 
+static void random_bytes_are_the_token_s(void **state)
+{
+	(void)state;
+	kt_err err = KT_ERR_INIT;
+	kt_secret a, b;
+	unsigned before = shim->randoms;
+	assert_kt_ok(kt_token_random(t, 32, &a, &err));
+	assert_kt_ok(kt_token_random(t, 32, &b, &err));
+	assert_int_equal(shim->randoms, before + 2);
+	assert_int_equal(a.len, 32);
+	assert_false(kt_secret_equal(&a, &b));
+	kt_secret_free(&a);
+	kt_secret_free(&b);
+	shim->random_rv = CKR_DEVICE_ERROR;
+	assert_kt_fails(KT_E_HSM, kt_token_random(t, 32, &a, &err));
+	assert_null(a.data);
+	(void)close_token(state);
+	shim->drop_flags = CKF_RNG; /* a token without a generator is not asked */
+	assert_kt_ok(kt_token_open(softhsm_shim_uri(), &t, &err));
+	assert_kt_fails(KT_E_REFUSED, kt_token_random(t, 32, &a, &err));
+	assert_int_equal(shim->randoms, 0);
+}
+
 static void failures_leave_nothing(void **state)
 {
 	(void)state;
@@ -91,6 +114,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(made_and_exported_are_the_same, open_cmk, close_token),
 		cmocka_unit_test_setup_teardown(imported_and_exported_are_the_same, open_cmk, close_token),
+		cmocka_unit_test_setup_teardown(random_bytes_are_the_token_s, open_cmk, close_token),
 		cmocka_unit_test_setup_teardown(failures_leave_nothing, open_cmk, close_token),
 	};
 	return cmocka_run_group_tests(tests, softhsm_start, softhsm_stop);
