@@ -17,7 +17,8 @@ typedef struct kt_archive_source {
 	const char *const
 		*exclude; /* names right below top ("log"), or paths below it ("a/b"); nothing deeper is meant */
 	size_t exclude_n;
-	const char *const *paths; /* files or folders besides; a database file's -wal and -journal come with it */
+	const char *const *paths; /* files or folders besides; a database file's -wal and -journal come with it, unless
+				   * SQLite copies it */
 	size_t path_n;
 	const char *const *key_files; /* never saved, whatever else is said; need not exist */
 	size_t key_file_n;
@@ -51,6 +52,7 @@ typedef struct kt_archive_how {
 typedef struct kt_archive_size {
 	uint64_t files; /* regular files, hard links counted once */
 	uint64_t bytes; /* what their content takes on a disk (holes not counted) */
+	uint64_t copy;  /* the largest SQLite database: room for its copy while it is saved (agent/sqlite.h) */
 } kt_archive_size;
 
 typedef struct kt_archive_made {
@@ -73,7 +75,8 @@ KT_MUST_CHECK kt_code kt_archive_measure(const kt_archive_source *source, kt_arc
  * Make `archive` (0600; missing folders are made, 0711): free space is checked first, it is written beside as
  * `<archive>.part`, synced, and renamed. On any failure there is no new file and an older `archive` is untouched.
  * `how` may be NULL: not encrypted, at any rate. KT_E_KEY: a file holds one of the keys (the message names it), or the
- * backup key is none. KT_E_REFUSED: a file changed while it was read. KT_E_IO: unreadable, or no space. KT_E_INPUT: a
+ * backup key is none. KT_E_REFUSED: a file changed while it was read, or an SQLite
+ * database is damaged or stays locked (agent/sqlite.h). KT_E_IO: unreadable, or no space. KT_E_INPUT: a
  * path that makes no sense.
  */
 KT_MUST_CHECK kt_code kt_archive_create(const char *archive, const kt_archive_source *source, const kt_archive_how *how,

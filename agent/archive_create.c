@@ -15,6 +15,7 @@
 #include "agent/archive_seal.h"
 #include "agent/archive_select.h"
 #include "agent/keyscan.h"
+#include "agent/sqlite.h"
 #include "base/clock.h"
 #include "base/file.h"
 
@@ -57,6 +58,12 @@ typedef struct writer {
 	kt_archive_made *made;
 } writer;
 
+/* It has pages of 512 bytes or more: not every file must be opened for an estimate. */
+static bool may_be_sqlite(const struct stat *st)
+{
+	return st->st_size > 0 && st->st_size % 512 == 0;
+}
+
 static kt_code measure_one(void *arg, const char *name, bool database, const kt_tree_item *item, kt_err *err)
 {
 	kt_archive_size *size = arg;
@@ -68,6 +75,11 @@ static kt_code measure_one(void *arg, const char *name, bool database, const kt_
 	uint64_t blocks = (uint64_t)item->st->st_blocks * 512;
 	uint64_t bytes = (uint64_t)item->st->st_size;
 	size->files++;
+	if (may_be_sqlite(item->st) && kt_sqlite_is(item->folder_fd, item->base)) {
+		bytes += kt_sqlite_wal_bytes(item->folder_fd, item->base);
+		blocks = bytes; /* its copy has no holes */
+		size->copy = bytes > size->copy ? bytes : size->copy;
+	}
 	size->bytes += blocks < bytes ? blocks : bytes;
 	return KT_OK;
 }
@@ -298,9 +310,10 @@ static kt_code put_hard_link(writer *w, const char *name, const char *first, con
 
 /* A regular file being saved. */
 typedef struct content {
-	int fd;
+	int file; /* itself */
+	int fd;   /* what is read: itself, or SQLite's copy of it */
 	const kt_tree_item *item;
-	off_t size;
+	struct stat st; /* of fd, as it was looked at */
 	extent *extents;
 	size_t n;
 	bool sparse;
@@ -323,9 +336,9 @@ static kt_code add_extent(content *c, off_t at, off_t end, kt_err *err)
 /* Where the data is. All of it as one piece when there are no holes or nobody can tell. */
 static kt_code find_extents(content *c, kt_err *err)
 {
-	bool holes = (uint64_t)c->item->st->st_blocks * 512 < (uint64_t)c->size;
+	bool holes = (uint64_t)c->st.st_blocks * 512 < (uint64_t)c->st.st_size;
 	off_t at = 0;
-	while (holes && at < c->size && c->n < EXTENTS_MAX) {
+	while (holes && at < c->st.st_size && c->n < EXTENTS_MAX) {
 		off_t data = lseek(c->fd, at, SEEK_DATA);
 		if (data < 0 && errno == ENXIO)
 			break; /* the rest is a hole */
@@ -333,14 +346,14 @@ static kt_code find_extents(content *c, kt_err *err)
 		if (data < 0 || end <= data)
 			holes = false;
 		else
-			KT_TRY(add_extent(c, data, end < c->size ? end : c->size, err));
+			KT_TRY(add_extent(c, data, end < c->st.st_size ? end : c->st.st_size, err));
 		at = end;
 	}
-	c->sparse = holes && c->n < EXTENTS_MAX && !(c->n == 1 && c->extents[0].len == c->size);
+	c->sparse = holes && c->n < EXTENTS_MAX && !(c->n == 1 && c->extents[0].len == c->st.st_size);
 	if (c->sparse)
 		return KT_OK;
 	c->n = 0;
-	return c->size ? add_extent(c, 0, c->size, err) : KT_OK;
+	return c->st.st_size ? add_extent(c, 0, c->st.st_size, err) : KT_OK;
 }
 
 static kt_code put_bytes(writer *w, const content *c, const void *bytes, size_t n, kt_err *err)
@@ -441,11 +454,11 @@ static kt_code still_the_same(const content *c, kt_err *err)
 {
 	struct stat now;
 	uint8_t more;
-	const struct stat *was = c->item->st;
+	const struct stat *was = &c->st;
 	if (fstat(c->fd, &now) != 0)
 		return kt_fail_errno(err, errno, NULL, "%s", c->item->path);
 	if (now.st_size != was->st_size || !same_time(now.st_mtim, was->st_mtim) ||
-	    !same_time(now.st_ctim, was->st_ctim) || pread(c->fd, &more, 1, c->size) > 0)
+	    !same_time(now.st_ctim, was->st_ctim) || pread(c->fd, &more, 1, c->st.st_size) > 0)
 		return kt_fail(err, KT_E_REFUSED, changed_remedy, "%s changed while it was read", c->item->path);
 	return KT_OK;
 }
@@ -459,7 +472,7 @@ static kt_code put_content(writer *w, content *c, kt_err *err)
 		KT_TRY(put_extent(w, c, &c->extents[i], err));
 		at = c->extents[i].at + c->extents[i].len;
 	}
-	KT_TRY(put_hole(w, c, c->size - at, err));
+	KT_TRY(put_hole(w, c, c->st.st_size - at, err));
 	return still_the_same(c, err);
 }
 
@@ -468,7 +481,7 @@ static void add_sparse_map(struct archive_entry *e, const content *c)
 	for (size_t i = 0; c->sparse && i < c->n; i++)
 		archive_entry_sparse_add_entry(e, c->extents[i].at, c->extents[i].len);
 	if (c->sparse && c->n == 0)
-		archive_entry_sparse_add_entry(e, c->size, 0);
+		archive_entry_sparse_add_entry(e, c->st.st_size, 0);
 }
 
 static kt_code put_file(writer *w, const char *name, bool database, content *c, kt_err *err)
@@ -477,9 +490,9 @@ static kt_code put_file(writer *w, const char *name, bool database, content *c, 
 	KT_TRY(find_extents(c, err));
 	KT_TRY(kt_content_hash_new(c->sparse, &c->hash, err));
 	KT_TRY(new_entry(name, c->item->st, &e, err));
-	kt_code rc = add_attributes(w, e, c->fd, c->item, err);
+	kt_code rc = add_attributes(w, e, c->file, c->item, err);
 	if (rc == KT_OK) {
-		archive_entry_set_size(e, c->size);
+		archive_entry_set_size(e, c->st.st_size);
 		add_sparse_map(e, c);
 		rc = put_header(w, e, c->item, err);
 	}
@@ -489,12 +502,49 @@ static kt_code put_file(writer *w, const char *name, bool database, content *c, 
 	if (rc != KT_OK)
 		return rc;
 	kt_member m = member_of(name, c->sparse ? KT_MEMBER_SPARSE : KT_MEMBER_FILE, c->item->st);
-	m.size = (uint64_t)c->size;
+	m.size = (uint64_t)c->st.st_size;
 	m.database = database || c->sqlite;
 	kt_content_hash *hash = c->hash;
 	c->hash = NULL;
 	KT_TRY(kt_content_hash_end(hash, m.size, m.sha256, err));
 	return kt_manifest_add(&w->manifest, &m, err);
+}
+
+/* What SQLite has copied was read, too. */
+static kt_code report_copied(void *arg, size_t bytes, kt_err *err)
+{
+	writer *w = arg;
+	w->total += bytes;
+	return report(w, bytes, err);
+}
+
+/* *copy: an SQLite database as its application would see it; the caller's; -1: it is none. */
+static kt_code copy_database(writer *w, bool named, const kt_tree_item *item, int *copy, kt_err *err)
+{
+	const kt_sqlite_how how = {.beside = w->part, .progress = report_copied, .arg = w};
+	*copy = -1;
+	if (!kt_sqlite_is(item->folder_fd, item->base))
+		return KT_OK;
+	KT_TRY(kt_sqlite_copy(item, &how, copy, err));
+	if (named && *copy < 0)
+		return kt_fail(err, KT_E_REFUSED, "see whether it is the right file, and whole",
+			       "%s begins as an SQLite database, and SQLite says that it is none", item->path);
+	return KT_OK;
+}
+
+static kt_code open_content(content *c, int copy, kt_err *err)
+{
+	const kt_tree_item *item = c->item;
+	struct stat st;
+	c->file = openat(item->folder_fd, item->base, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (c->file < 0)
+		return kt_fail_errno(err, errno, NULL, "%s cannot be opened", item->path);
+	if (fstat(c->file, &st) != 0 || st.st_dev != item->st->st_dev || st.st_ino != item->st->st_ino)
+		return kt_fail(err, KT_E_REFUSED, changed_remedy, "%s was replaced while it was read", item->path);
+	c->fd = copy < 0 ? c->file : copy;
+	if (copy >= 0 && fstat(copy, &c->st) != 0)
+		return kt_fail_errno(err, errno, NULL, "the copy of %s", item->path);
+	return KT_OK;
 }
 
 static kt_code put_regular(writer *w, const char *name, bool database, const kt_tree_item *item, kt_err *err)
@@ -503,19 +553,18 @@ static kt_code put_regular(writer *w, const char *name, bool database, const kt_
 	KT_TRY(first_name_of(w, name, item->st, &first, err));
 	if (first)
 		return put_hard_link(w, name, first, item, err);
-	content c = {.item = item, .size = item->st->st_size};
-	c.fd = openat(item->folder_fd, item->base, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	if (c.fd < 0)
-		return kt_fail_errno(err, errno, NULL, "%s cannot be opened", item->path);
-	struct stat st;
-	kt_code rc = KT_OK;
-	if (fstat(c.fd, &st) != 0 || st.st_dev != item->st->st_dev || st.st_ino != item->st->st_ino)
-		rc = kt_fail(err, KT_E_REFUSED, changed_remedy, "%s was replaced while it was read", item->path);
+	content c = {.item = item, .st = *item->st, .file = -1};
+	int copy;
+	KT_TRY(copy_database(w, database, item, &copy, err));
+	kt_code rc = open_content(&c, copy, err);
 	if (rc == KT_OK)
 		rc = put_file(w, name, database, &c, err);
 	kt_content_hash_free(c.hash);
 	free(c.extents);
-	(void)close(c.fd);
+	if (c.file >= 0)
+		(void)close(c.file);
+	if (copy >= 0)
+		(void)close(copy);
 	return rc;
 }
 
@@ -539,10 +588,10 @@ static kt_code put_dump(writer *w, int fd, kt_err *err)
 {
 	struct stat st;
 	kt_tree_item item = {.path = "the database's dump", .st = &st};
-	content c = {.fd = fd, .item = &item};
+	content c = {.file = fd, .fd = fd, .item = &item};
 	if (fstat(fd, &st) != 0)
 		return kt_fail_errno(err, errno, NULL, "%s", item.path);
-	c.size = st.st_size;
+	c.st = st;
 	kt_code rc = put_file(w, KT_DUMP_MEMBER, false, &c, err);
 	kt_content_hash_free(c.hash);
 	free(c.extents);
@@ -637,13 +686,23 @@ static void release(writer *w)
 	free(w->chunk);
 }
 
+/* What may be written there: the archive, should nothing in it compress, and beside it a copy of one database. A dump
+ * is there already, and comes into the archive, too. */
+static kt_code check_all_space(writer *w, const kt_archive_source *source, const kt_archive_size *size, kt_err *err)
+{
+	struct stat dump = {0};
+	if (source->dump_fd && fstat(source->dump_fd, &dump) != 0)
+		return kt_fail_errno(err, errno, NULL, "the database's dump");
+	return check_space(w, size->bytes + size->copy + (uint64_t)dump.st_size, err);
+}
+
 static kt_code write_archive(writer *w, const char *archive, const kt_archive_source *source, kt_err *err)
 {
 	const char *const leave_out[2] = {archive, w->part};
 	kt_archive_size size;
 	KT_TRY(kt_archive_measure(source, &size, err));
 	w->total = size.bytes;
-	KT_TRY(check_space(w, size.bytes, err));
+	KT_TRY(check_all_space(w, source, &size, err));
 	KT_TRY(open_output(w, err));
 	KT_TRY(kt_archive_select(source, leave_out, &w->manifest, put_one, w, err));
 	if (source->dump_fd)

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "agent/keep.h"
+#include "agent/sqlite.h"
 
 /* A file known by the folder that holds it and its name there, whatever path leads to that folder. */
 typedef struct place {
@@ -166,7 +167,7 @@ static kt_code visit(void *arg, const kt_tree_item *item, bool *skip, kt_err *er
 {
 	selection *s = arg;
 	*skip = is_excluded(s, item->name) || is_hidden(s, item) || kt_keep_is(item->base) ||
-		kt_archive_is_key_file(item);
+		kt_archive_is_key_file(item) || kt_sqlite_is_journal(item->folder_fd, item->base);
 	if (*skip)
 		return KT_OK;
 	int n = snprintf(s->name, sizeof s->name, "%s%s%s", s->root, item->name[0] ? "/" : "", item->name);

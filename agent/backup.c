@@ -409,7 +409,7 @@ static kt_code prepare_load(const cJSON *args, const kt_manifest *m, dump_load *
 			       dumped ? "the backup has a database's dump, and no command loads it"
 				      : "there is a command that loads a database's dump, and the backup has none");
 	KT_TRY(kt_arg_path(args, "archive", &archive, err));
-	return dumped ? kt_dump_file(archive, &out->fd, err) : KT_OK;
+	return dumped ? kt_scratch_file(archive, KT_DUMP_WHAT, &out->fd, err) : KT_OK;
 }
 
 static kt_code restore_verified(kt_agent_ctx *ctx, const cJSON *args, kt_archive_reader *reader, const kt_manifest *m,

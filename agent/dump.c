@@ -2,28 +2,10 @@
 #include "agent/dump.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "agent/command.h"
-#include "base/file.h"
-
-kt_code kt_dump_file(const char *beside, int *fd, kt_err *err)
-{
-	char folder[PATH_MAX];
-	const char *slash = strrchr(beside, '/');
-	if (!slash ||
-	    (size_t)snprintf(folder, sizeof folder, "%.*s", (int)(slash - beside + 1), beside) >= sizeof folder)
-		return kt_fail(err, KT_E_INPUT, NULL, "%.200s: the path is too long", beside);
-	KT_TRY(kt_file_mkdirs(folder, 0711, err)); /* as the archive's */
-	*fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	if (*fd < 0)
-		return kt_fail_errno(err, errno, NULL, "no room for the database's dump in %s", folder);
-	return KT_OK;
-}
+#include "agent/scratch.h"
 
 static kt_code run_dump(kt_agent_ctx *ctx, const cJSON *command, int fd, kt_err *err)
 {
@@ -46,7 +28,7 @@ kt_code kt_dump_make(kt_agent_ctx *ctx, const cJSON *args, const char *name, con
 	*fd = -1;
 	if (!command || cJSON_IsNull(command))
 		return KT_OK;
-	KT_TRY(kt_dump_file(beside, fd, err));
+	KT_TRY(kt_scratch_file(beside, KT_DUMP_WHAT, fd, err));
 	kt_code rc = run_dump(ctx, command, *fd, err);
 	if (rc != KT_OK) {
 		(void)close(*fd);

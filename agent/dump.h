@@ -8,13 +8,14 @@
 
 #include "agent/action.h"
 
+/* What it is called in messages. */
+#define KT_DUMP_WHAT "the database's dump"
+
 /* Run the command of args[name] and keep its stdout; *fd is the caller's, at its beginning, -1 when there is no such
  * member. `beside`: a path on the file system that has the room. KT_E_REFUSED: it did not exit with 0, or printed
  * nothing; KT_E_IO. */
 KT_MUST_CHECK kt_code kt_dump_make(kt_agent_ctx *ctx, const cJSON *args, const char *name, const char *beside, int *fd,
 				   kt_err *err);
-/* A file without a name on the file system of `beside`, for what is to be fed. */
-KT_MUST_CHECK kt_code kt_dump_file(const char *beside, int *fd, kt_err *err);
 /* Feed it, from its beginning, to the command. KT_E_REFUSED: it did not exit with 0. */
 KT_MUST_CHECK kt_code kt_dump_load(kt_agent_ctx *ctx, const cJSON *command, int fd, kt_err *err);
 

@@ -93,6 +93,39 @@ kt_code kt_scratch_make(const char *path, kt_err *err)
 	return rc;
 }
 
+/* A file system that cannot (NFS): it has a name as long as nobody can do anything with it. */
+static int make_and_unlink(const char *folder)
+{
+	char path[PATH_MAX];
+	if ((size_t)snprintf(path, sizeof path, "%s/.keyturn-XXXXXX", folder) >= sizeof path) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	int fd = mkostemp(path, O_CLOEXEC);
+	if (fd >= 0 && unlink(path) != 0) {
+		(void)close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+kt_code kt_scratch_file(const char *beside, const char *what, int *fd, kt_err *err)
+{
+	char folder[PATH_MAX];
+	const char *slash = strrchr(beside, '/');
+	*fd = -1;
+	if (!slash ||
+	    (size_t)snprintf(folder, sizeof folder, "%.*s", (int)(slash - beside + 1), beside) >= sizeof folder)
+		return kt_fail(err, KT_E_INPUT, NULL, "%.200s: the path is too long", beside);
+	KT_TRY(kt_file_mkdirs(folder, 0711, err)); /* as the archive's */
+	*fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (*fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR))
+		*fd = make_and_unlink(folder);
+	if (*fd < 0)
+		return kt_fail_errno(err, errno, NULL, "no room for %s in %s", what, folder);
+	return KT_OK;
+}
+
 static kt_code replaced(const char *text, const char *path, char **out, kt_err *err)
 {
 	kt_buf b = KT_BUF_INIT;

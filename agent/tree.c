@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "agent/sqlite.h"
+
 typedef struct names {
 	char **list;
 	size_t n;
@@ -83,8 +85,12 @@ static kt_code walk_entry(walk *w, int fd, const struct stat *in, size_t len, co
 			  kt_err *err)
 {
 	struct stat st;
-	if (fstatat(fd, base, &st, AT_SYMLINK_NOFOLLOW) != 0)
-		return kt_fail_errno(err, errno, "something still works in this folder: stop it first", "%s", w->path);
+	if (fstatat(fd, base, &st, AT_SYMLINK_NOFOLLOW) != 0) {
+		const int why = errno;
+		if (why == ENOENT && kt_sqlite_is_journal(fd, base))
+			return KT_OK; /* such a one comes and goes with each transaction */
+		return kt_fail_errno(err, why, "something still works in this folder: stop it first", "%s", w->path);
+	}
 	kt_tree_item item = {.path = w->path, .base = base, .folder_fd = fd, .in = in, .st = &st};
 	item.name = w->path + w->root_len;
 	bool skip = false;
