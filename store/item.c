@@ -23,6 +23,9 @@ kt_code kt_item_check_name(const char *name, kt_err *err)
 kt_code kt_item_put_within(kt_session *s, const char *name, const void *bytes, size_t n, kt_buf *scratch, kt_err *err)
 {
 	KT_TRY(kt_item_check_name(name, err));
+	if (!s->ctx)
+		return kt_fail(err, KT_E_REFUSED, "set a master key and run `migrate_encryption`",
+			       "the data is in the legacy form (AES-128-CBC), which is only read");
 	kt_buf_clear(scratch);
 	KT_TRY(kt_envelope_seal(s->ctx, name, bytes, n, scratch, err));
 	return kt_db_item_put(s->db, name, scratch, err);
@@ -49,7 +52,7 @@ static kt_code find(kt_session *s, const char *name, kt_buf *envelope, int64_t *
 	*cached = false;
 	KT_TRY(kt_session_check_epoch(s, err));
 	KT_TRY(kt_db_item_get(s->db, name, NULL, version, &found, err));
-	if (found && kt_cache_get(s->cfg->cache, name, s->epoch, *version, envelope)) {
+	if (found && s->ctx && kt_cache_get(s->cfg->cache, name, s->epoch, *version, envelope)) {
 		*cached = true;
 		return KT_OK;
 	}
@@ -89,10 +92,10 @@ kt_code kt_item_get(kt_session *s, const char *name, kt_buf *out, kt_err *err)
 	KT_TRY(kt_item_check_name(name, err));
 	kt_code rc = find_in_transaction(s, name, &envelope, &version, &cached, err);
 	if (rc == KT_OK) {
-		rc = kt_envelope_open(s->ctx, name, envelope.data, envelope.len, out, err);
+		rc = kt_session_open_item(s, name, envelope.data, envelope.len, out, err);
 		if (rc != KT_OK && cached)
 			rc = get_uncached(s, name, &envelope, out, err);
-		else if (rc == KT_OK && !cached)
+		else if (rc == KT_OK && !cached && s->ctx)
 			kt_cache_put(s->cfg->cache, name, s->epoch, version, &envelope);
 		if (rc != KT_OK)
 			rc = kt_err_prefix(err, rc, "item \"%s\"", name);

@@ -10,7 +10,8 @@
 
 /* 1 to KT_ENVELOPE_NAME_MAX bytes without control characters. KT_E_INPUT. */
 KT_MUST_CHECK kt_code kt_item_check_name(const char *name, kt_err *err);
-/* Seal and store. KT_E_KEY when the store was rekeyed since the session was opened: nothing is written then. */
+/* Seal and store. KT_E_REFUSED in the legacy form, which is only read. KT_E_KEY when the store was rekeyed since the
+ * session was opened: nothing is written then. */
 KT_MUST_CHECK kt_code kt_item_put(kt_session *s, const char *name, const void *bytes, size_t n, kt_err *err);
 /* The content, appended. KT_E_INPUT when there is no such item. Uses the cache. */
 KT_MUST_CHECK kt_code kt_item_get(kt_session *s, const char *name, kt_buf *out, kt_err *err);

@@ -134,6 +134,7 @@ typedef struct overview {
 	bool initialized;
 	int64_t epoch, now_ms;
 	kt_kek_info kek;
+	bool legacy;    /* there are items in the legacy form, or a migration has not ended: no kek here */
 	bool in_shards; /* a rekey in shards has not ended */
 	kt_db_rekey rekey;
 	cJSON *nodes;
@@ -176,8 +177,12 @@ static kt_code read_database(overview *o, kt_db *db, kt_err *err)
 	kt_code rc = kt_db_initialized(db, &o->initialized, err);
 	if (rc == KT_OK && o->initialized)
 		rc = kt_db_rekey_get(db, &o->rekey, &o->in_shards, err);
+	if (rc == KT_OK && o->initialized)
+		rc = kt_db_legacy_get(db, NULL, &o->legacy, err);
 	if (rc == KT_OK && o->in_shards)
 		rc = read_turning(o, db, &record, err);
+	else if (rc == KT_OK && o->legacy)
+		rc = kt_db_epoch(db, &o->epoch, err);
 	else if (rc == KT_OK && o->initialized)
 		rc = kt_session_read_kek(db, &record, &o->kek, &o->epoch, err);
 	if (rc == KT_OK && o->initialized)
@@ -212,7 +217,7 @@ static const char *name_of(const overview *o)
 
 static kt_code add_kek(cJSON *j, const overview *o, kt_err *err)
 {
-	if (!o->initialized)
+	if (!o->initialized || o->legacy)
 		return kt_json_add(j, "kek", cJSON_CreateNull(), err);
 	cJSON *k = cJSON_CreateObject();
 	KT_TRY(kt_json_add(j, "kek", k, err));
@@ -243,6 +248,7 @@ static kt_code fill_status(cJSON *j, const overview *o, kt_err *err)
 	KT_TRY(kt_json_add_bool(j, "initialized", o->initialized, err));
 	KT_TRY(kt_json_add_int(j, "epoch", o->epoch, err));
 	KT_TRY(kt_json_add_int(j, "live_window_seconds", o->cfg->live_window_seconds, err));
+	KT_TRY(kt_json_add_bool(j, "legacy", o->legacy, err));
 	KT_TRY(add_rekey(j, o, err));
 	return add_kek(j, o, err);
 }
@@ -262,6 +268,17 @@ static kt_code print_status_json(overview *o, kt_err *err)
 	return rc;
 }
 
+static kt_code print_key(const overview *o, kt_err *err)
+{
+	if (o->legacy)
+		return kt_store_print(
+			err,
+			"database %s: epoch %lld, legacy form (AES-128-CBC) until `migrate_encryption` has ended\n",
+			name_of(o), (long long)o->epoch);
+	return kt_store_print(err, "database %s: epoch %lld, KEK %s, generation %u, master key KCV %s\n", name_of(o),
+			      (long long)o->epoch, o->kek.id, o->kek.generation, o->kek.cmk_kcv);
+}
+
 static kt_code print_status(const overview *o, kt_err *err)
 {
 	if (o->pid)
@@ -270,8 +287,7 @@ static kt_code print_status(const overview *o, kt_err *err)
 		KT_TRY(kt_store_print(err, "node %s is not running\n", o->cfg->node));
 	if (!o->initialized)
 		return kt_store_print(err, "database %s: not initialised yet\n", name_of(o));
-	KT_TRY(kt_store_print(err, "database %s: epoch %lld, KEK %s, generation %u, master key KCV %s\n", name_of(o),
-			      (long long)o->epoch, o->kek.id, o->kek.generation, o->kek.cmk_kcv));
+	KT_TRY(print_key(o, err));
 	if (o->in_shards)
 		KT_TRY(kt_store_print(err, "a rekey in shards (depth %s) has not ended: %lld of %lld ranges are done\n",
 				      o->rekey.depth, (long long)o->rekey.done, (long long)o->rekey.ranges));

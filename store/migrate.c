@@ -107,6 +107,15 @@ static kt_code convert(migration *m, kt_err *err)
 	return KT_OK;
 }
 
+/* Whoever has read the data in its old form sees by the epoch that it is another one now. */
+static kt_code end_legacy(migration *m, kt_err *err)
+{
+	int64_t epoch;
+	KT_TRY(kt_db_epoch(m->db, &epoch, err));
+	KT_TRY(kt_db_set_epoch(m->db, epoch + 1, err));
+	return kt_db_legacy_drop(m->db, err);
+}
+
 /* With nothing but what was written and the master key. */
 static kt_code check_and_drop(migration *m, kt_err *err)
 {
@@ -119,7 +128,7 @@ static kt_code check_and_drop(migration *m, kt_err *err)
 	kt_progress_end(&m->progress);
 	KT_TRY(kt_verify_judge(&report, err));
 	m->items = report.items;
-	return m->legacy ? kt_db_legacy_drop(m->db, err) : KT_OK;
+	return m->legacy ? end_legacy(m, err) : KT_OK;
 }
 
 static kt_code run(migration *m, kt_err *err)

@@ -1,15 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The verb probe: which of the two keys of a rekey opens the data? Answered by opening all of it. */
+/*
+ * The verb probe: which of the two keys of a rekey opens the data? Answered by opening all of it. Without a _SOURCE it
+ * is a migration that is asked about: "old" is then the legacy form as it was before anybody began to migrate it.
+ */
+#include "envelope/legacy.h"
 #include "store/args.h"
 #include "store/session.h"
 
 typedef struct probe {
 	kt_keystore *from, *to;
 	kt_envelope_ctx *old_ctx, *new_ctx; /* NULL: that key does not open the KEK */
+	kt_secret legacy;                   /* the key of the legacy form, while that is what is "old" */
 	kt_buf plain;
 	int64_t items, old_only, new_only, both, neither;
 	bool in_shards; /* a rekey in shards has not ended: there are two KEKs */
+	bool begun;     /* a migration has not ended */
 } probe;
+
+static bool opens_legacy(probe *p, const void *bytes, size_t len)
+{
+	kt_buf_clear(&p->plain);
+	return p->legacy.len && kt_legacy_open(&p->legacy, bytes, len, &p->plain, NULL) == KT_OK;
+}
 
 static bool opens(kt_envelope_ctx *ctx, kt_buf *plain, const char *name, const void *envelope, size_t len)
 {
@@ -23,7 +35,7 @@ static kt_code see(void *arg, const char *name, const void *envelope, size_t len
 {
 	probe *p = arg;
 	(void)err;
-	bool with_old = !bad && opens(p->old_ctx, &p->plain, name, envelope, len);
+	bool with_old = !bad && (opens(p->old_ctx, &p->plain, name, envelope, len) || opens_legacy(p, envelope, len));
 	bool with_new = !bad && opens(p->new_ctx, &p->plain, name, envelope, len);
 	p->items++;
 	int64_t *count = with_old && with_new ? &p->both
@@ -43,10 +55,13 @@ static kt_code try_key(const kt_buf *record, kt_keystore *cmk, kt_envelope_ctx *
 
 static const char *verdict(const probe *p)
 {
+	bool old = p->old_ctx || p->legacy.len;
+	if (p->begun)
+		return "mixed";
 	if (p->in_shards) /* wherever the items are: no single key opens the store */
 		return p->old_ctx || p->new_ctx ? "mixed" : "none";
 	if (p->items == 0)
-		return p->old_ctx && p->new_ctx ? "both" : p->old_ctx ? "old" : p->new_ctx ? "new" : "none";
+		return old && p->new_ctx ? "both" : old ? "old" : p->new_ctx ? "new" : "none";
 	if (p->both == p->items)
 		return "both";
 	if (p->old_only == p->items)
@@ -78,25 +93,56 @@ static kt_code read_records(probe *p, kt_db *db, kt_buf *old_record, kt_buf *new
 static kt_code try_keys(probe *p, const kt_buf *old_record, const kt_buf *new_record, kt_err *err)
 {
 	kt_err why = KT_ERR_INIT;
-	kt_code rc = try_key(old_record, p->from, &p->old_ctx, &why);
+	kt_code rc = p->from ? try_key(old_record, p->from, &p->old_ctx, &why) : KT_OK;
 	if (rc == KT_OK)
 		rc = try_key(new_record, p->to, &p->new_ctx, &why);
 	return rc == KT_OK ? rc : kt_fail(err, rc, why.remedy, "%s", why.msg);
 }
 
-static kt_code ask(probe *p, kt_db *db, kt_err *err)
+static kt_code ask_keys(probe *p, kt_db *db, kt_err *err)
 {
 	kt_buf old_record = KT_BUF_INIT, new_record = KT_BUF_INIT;
-	KT_TRY(kt_db_settle(db, err)); /* a rekey that was killed while it committed: its end first */
-	KT_TRY(kt_db_begin(db, false, err));
 	kt_code rc = read_records(p, db, &old_record, &new_record, err);
 	if (rc == KT_OK)
 		rc = try_keys(p, &old_record, &new_record, err);
+	kt_buf_free(&old_record);
+	kt_buf_free(&new_record);
+	return rc;
+}
+
+/* There is no _SOURCE. *done: the data is legacy, or on its way from there; else the keys are asked. */
+static kt_code ask_legacy(probe *p, kt_db *db, bool *done, kt_err *err)
+{
+	bool legacy = false;
+	KT_TRY(kt_db_initialized(db, done, err));
+	if (*done)
+		KT_TRY(kt_db_legacy_get(db, &p->legacy, &legacy, err));
+	*done = legacy;
+	return legacy ? kt_db_has_kek(db, &p->begun, err) : KT_OK;
+}
+
+/* What the source is, and what the destination. */
+static kt_code open_sides(probe *p, kt_db *db, kt_err *err)
+{
+	bool done = false;
+	if (!kt_keys_set(KT_KEYS_SOURCE))
+		KT_TRY(ask_legacy(p, db, &done, err));
+	if (done)
+		return KT_OK;
+	if (kt_keys_set(KT_KEYS_SOURCE) || !kt_keys_set(KT_KEYS_DESTINATION))
+		KT_TRY(kt_keys_open(KT_KEYS_SOURCE, &p->from, err));
+	KT_TRY(kt_keys_open(KT_KEYS_DESTINATION, &p->to, err));
+	return ask_keys(p, db, err);
+}
+
+static kt_code ask(probe *p, kt_db *db, kt_err *err)
+{
+	KT_TRY(kt_db_settle(db, err)); /* a rekey that was killed while it committed: its end first */
+	KT_TRY(kt_db_begin(db, false, err));
+	kt_code rc = open_sides(p, db, err);
 	if (rc == KT_OK)
 		rc = kt_db_item_each(db, NULL, see, p, err);
 	kt_db_rollback(db);
-	kt_buf_free(&old_record);
-	kt_buf_free(&new_record);
 	return rc;
 }
 
@@ -128,16 +174,13 @@ kt_code kt_verb_probe(const kt_store_args *args, const kt_store_config *cfg, int
 	probe p = {0};
 	kt_db *db = NULL;
 	(void)exit_code;
-	kt_code rc = kt_keys_open(KT_KEYS_SOURCE, &p.from, err);
-	if (rc == KT_OK)
-		rc = kt_keys_open(KT_KEYS_DESTINATION, &p.to, err);
-	if (rc == KT_OK)
-		rc = kt_db_open(kt_store_place(cfg), KT_DB_LOOK, KT_SESSION_BUSY_MS, &db, err);
+	kt_code rc = kt_db_open(kt_store_place(cfg), KT_DB_LOOK, KT_SESSION_BUSY_MS, &db, err);
 	if (rc == KT_OK)
 		rc = ask(&p, db, err);
 	if (rc == KT_OK)
 		rc = print(args, &p, err);
 	kt_buf_free(&p.plain);
+	kt_secret_free(&p.legacy);
 	kt_envelope_ctx_free(p.old_ctx);
 	kt_envelope_ctx_free(p.new_ctx);
 	kt_db_close(db);

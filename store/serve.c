@@ -399,21 +399,23 @@ static kt_code initialise(server *sv, kt_keystore *cmk, kt_err *err)
 	return rc;
 }
 
-/* Open the data and register, in one transaction: no rekey can come between. */
-static kt_code join(server *sv, kt_keystore *cmk, kt_err *err)
+static kt_code unlock(server *sv, kt_keystore *cmk, kt_err *err)
 {
 	kt_buf record = KT_BUF_INIT;
-	kt_code rc = initialise(sv, cmk, err);
-	if (rc == KT_OK)
-		rc = kt_session_read_kek(sv->s.db, &record, &sv->s.kek, &sv->s.epoch, err);
+	KT_TRY(initialise(sv, cmk, err));
+	kt_code rc = kt_session_read_kek(sv->s.db, &record, &sv->s.kek, &sv->s.epoch, err);
 	if (rc == KT_OK)
 		rc = kt_session_unlock(&record, cmk, &sv->s.ctx, err);
-	if (rc == KT_OK)
-		rc = kt_node_register(sv->s.db, sv->cfg, sv->address, err);
-	if (rc == KT_OK)
-		rc = kt_db_commit(sv->s.db, err);
 	kt_buf_free(&record);
 	return rc;
+}
+
+/* Open the data and register, in one transaction: no rekey can come between. `cmk` NULL: data in the legacy form. */
+static kt_code join(server *sv, kt_keystore *cmk, kt_err *err)
+{
+	KT_TRY(cmk ? unlock(sv, cmk, err) : kt_session_read_legacy(&sv->s, err));
+	KT_TRY(kt_node_register(sv->s.db, sv->cfg, sv->address, err));
+	return kt_db_commit(sv->s.db, err);
 }
 
 static kt_code open_and_join(server *sv, kt_keystore *cmk, kt_err *err)
@@ -433,11 +435,16 @@ static kt_code bring_up(server *sv, kt_err *err)
 {
 	kt_keystore *cmk = NULL;
 	size_t dropped = 0;
-	KT_TRY(kt_keys_open(KT_KEYS_PLAIN, &cmk, err));
+	bool legacy;
+	KT_TRY(kt_session_without_key(sv->cfg, &legacy, err));
+	if (!legacy)
+		KT_TRY(kt_keys_open(KT_KEYS_PLAIN, &cmk, err));
 	kt_code rc = bind_listener(sv, err);
 	if (rc == KT_OK)
 		rc = open_and_join(sv, cmk, err);
-	if (rc == KT_OK)
+	if (rc == KT_OK && legacy)
+		kt_logfile(KT_LOG_WARN, "crypt", "AES-128-CBC Legacy, without a master key: the data is only read");
+	else if (rc == KT_OK)
 		kt_logfile(KT_LOG_INFO, "crypt", "Master key KCV %s opens the data: KEK %s, generation %u, KCV %s",
 			   kt_keystore_kcv(cmk), sv->s.kek.id, sv->s.kek.generation, sv->s.kek.kcv);
 	kt_keystore_close(cmk);

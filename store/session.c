@@ -81,6 +81,66 @@ kt_code kt_session_stir(kt_keystore *cmk, kt_err *err)
 	return KT_OK;
 }
 
+/* The legacy form as it was before anybody began to migrate it. */
+static kt_code is_untouched(kt_db *db, bool *yes, kt_err *err)
+{
+	bool kek = false;
+	KT_TRY(kt_db_initialized(db, yes, err));
+	if (*yes)
+		KT_TRY(kt_db_legacy_get(db, NULL, yes, err));
+	if (*yes)
+		KT_TRY(kt_db_has_kek(db, &kek, err));
+	*yes = *yes && !kek;
+	return KT_OK;
+}
+
+kt_code kt_session_without_key(const kt_store_config *cfg, bool *yes, kt_err *err)
+{
+	kt_db *db = NULL;
+	bool absent;
+	*yes = false;
+	if (kt_keys_set(KT_KEYS_PLAIN))
+		return KT_OK;
+	KT_TRY(kt_db_absent(kt_store_place(cfg), &absent, err));
+	if (absent)
+		return KT_OK;
+	kt_code rc = kt_db_open(kt_store_place(cfg), KT_DB_LOOK, KT_SESSION_BUSY_MS, &db, err);
+	if (rc == KT_OK)
+		rc = kt_db_begin(db, false, err);
+	if (rc == KT_OK)
+		rc = is_untouched(db, yes, err);
+	kt_db_close(db);
+	return rc;
+}
+
+kt_code kt_session_read_legacy(kt_session *s, kt_err *err)
+{
+	bool legacy, untouched;
+	KT_TRY(is_untouched(s->db, &untouched, err));
+	if (!untouched)
+		KT_TRY(refuse_legacy(s->db, err));
+	KT_TRY(kt_db_legacy_get(s->db, &s->legacy, &legacy, err));
+	if (!legacy)
+		return kt_fail(err, KT_E_KEY, "try again", "%s: the data left the legacy form meanwhile",
+			       kt_db_name(s->db));
+	return kt_db_epoch(s->db, &s->epoch, err);
+}
+
+kt_code kt_session_open_item(const kt_session *s, const char *name, const void *bytes, size_t len, kt_buf *out,
+			     kt_err *err)
+{
+	return s->ctx ? kt_envelope_open(s->ctx, name, bytes, len, out, err)
+		      : kt_legacy_open(&s->legacy, bytes, len, out, err);
+}
+
+static kt_code read_legacy(kt_session *s, kt_err *err)
+{
+	KT_TRY(kt_db_begin(s->db, false, err));
+	kt_code rc = kt_session_read_legacy(s, err);
+	kt_db_rollback(s->db);
+	return rc;
+}
+
 static kt_code read_and_unlock(kt_session *s, kt_keystore *cmk, kt_err *err)
 {
 	kt_buf record = KT_BUF_INIT;
@@ -97,14 +157,17 @@ static kt_code read_and_unlock(kt_session *s, kt_keystore *cmk, kt_err *err)
 kt_code kt_session_open(kt_session *s, const kt_store_config *cfg, kt_db_mode mode, kt_err *err)
 {
 	kt_keystore *cmk = NULL;
+	bool legacy;
 	*s = (kt_session){.cfg = cfg};
-	kt_code rc = kt_keys_open(KT_KEYS_PLAIN, &cmk, err);
-	if (rc == KT_OK && mode == KT_DB_WRITE)
+	kt_code rc = kt_session_without_key(cfg, &legacy, err);
+	if (rc == KT_OK && !legacy)
+		rc = kt_keys_open(KT_KEYS_PLAIN, &cmk, err);
+	if (rc == KT_OK && !legacy && mode == KT_DB_WRITE)
 		rc = kt_session_stir(cmk, err);
 	if (rc == KT_OK)
 		rc = kt_db_open(kt_store_place(cfg), mode, KT_SESSION_BUSY_MS, &s->db, err);
 	if (rc == KT_OK)
-		rc = read_and_unlock(s, cmk, err);
+		rc = legacy ? read_legacy(s, err) : read_and_unlock(s, cmk, err);
 	kt_keystore_close(cmk);
 	return rc;
 }
@@ -112,6 +175,7 @@ kt_code kt_session_open(kt_session *s, const kt_store_config *cfg, kt_db_mode mo
 void kt_session_close(kt_session *s)
 {
 	kt_envelope_ctx_free(s->ctx);
+	kt_secret_free(&s->legacy);
 	kt_db_close(s->db);
 	*s = (kt_session){0};
 }

@@ -8,7 +8,7 @@
 #include "store/item.h"
 
 typedef struct walk {
-	kt_envelope_ctx *ctx;
+	const kt_session *s; /* what opens the items */
 	bool content;
 	kt_buf plain, expect;
 	kt_progress *progress;
@@ -51,7 +51,7 @@ static kt_code see(void *arg, const char *name, const void *envelope, size_t len
 		return KT_OK;
 	}
 	kt_buf_clear(&w->plain);
-	kt_code rc = kt_envelope_open(w->ctx, name, envelope, len, &w->plain, &why);
+	kt_code rc = kt_session_open_item(w->s, name, envelope, len, &w->plain, &why);
 	if (rc == KT_E_INTERNAL)
 		return kt_fail(err, rc, why.remedy, "%s", why.msg);
 	bool same = true;
@@ -64,15 +64,22 @@ static kt_code see(void *arg, const char *name, const void *envelope, size_t len
 	return KT_OK;
 }
 
-kt_code kt_verify_items(kt_db *db, kt_db_span *span, kt_envelope_ctx *ctx, bool content, kt_progress *progress,
-			kt_verify_report *report, kt_err *err)
+static kt_code verify_with(const kt_session *s, kt_db_span *span, bool content, kt_progress *progress,
+			   kt_verify_report *report, kt_err *err)
 {
 	*report = (kt_verify_report){0};
-	walk w = {.ctx = ctx, .content = content, .progress = progress, .report = report};
-	kt_code rc = kt_db_item_each(db, span, see, &w, err);
+	walk w = {.s = s, .content = content, .progress = progress, .report = report};
+	kt_code rc = kt_db_item_each(s->db, span, see, &w, err);
 	kt_buf_free(&w.plain);
 	kt_buf_free(&w.expect);
 	return rc;
+}
+
+kt_code kt_verify_items(kt_db *db, kt_db_span *span, kt_envelope_ctx *ctx, bool content, kt_progress *progress,
+			kt_verify_report *report, kt_err *err)
+{
+	const kt_session s = {.db = db, .ctx = ctx};
+	return verify_with(&s, span, content, progress, report, err);
 }
 
 kt_code kt_verify_judge(const kt_verify_report *r, kt_err *err)
@@ -114,7 +121,7 @@ static kt_code add_kek(cJSON *o, const kt_kek_info *kek, kt_err *err)
 	return kt_json_add_str(k, "cmk_kcv", kek->cmk_kcv, err);
 }
 
-static kt_code fill_json(cJSON *o, const kt_verify_report *r, const kt_kek_info *kek, kt_err *err)
+static kt_code fill_json(cJSON *o, const kt_verify_report *r, const kt_session *s, kt_err *err)
 {
 	if (!o)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
@@ -122,22 +129,32 @@ static kt_code fill_json(cJSON *o, const kt_verify_report *r, const kt_kek_info 
 	KT_TRY(kt_json_add_int(o, "opened", r->opened, err));
 	KT_TRY(kt_json_add_int(o, "failed", r->failed, err));
 	KT_TRY(kt_json_add_int(o, "compared", r->compared, err));
-	KT_TRY(add_kek(o, kek, err));
+	KT_TRY(s->ctx ? add_kek(o, &s->kek, err) : kt_json_add(o, "kek", cJSON_CreateNull(), err));
 	return add_failures(o, r, err);
 }
 
-static kt_code print(const kt_store_args *args, const kt_verify_report *r, const kt_kek_info *kek, kt_err *err)
+static kt_code print_opened(const kt_verify_report *r, const kt_session *s, kt_err *err)
+{
+	const kt_kek_info *kek = &s->kek;
+	if (!s->ctx)
+		return kt_store_print(
+			err, "%lld of %lld items open in the legacy form (AES-128-CBC), without a master key\n",
+			(long long)r->opened, (long long)r->items);
+	return kt_store_print(
+		err, "%lld of %lld items open with the master key KCV %s (KEK %s, generation %u, KCV %s)\n",
+		(long long)r->opened, (long long)r->items, kek->cmk_kcv, kek->id, kek->generation, kek->kcv);
+}
+
+static kt_code print(const kt_store_args *args, const kt_verify_report *r, const kt_session *s, kt_err *err)
 {
 	if (!args->json) {
-		KT_TRY(kt_store_print(
-			err, "%lld of %lld items open with the master key KCV %s (KEK %s, generation %u, KCV %s)\n",
-			(long long)r->opened, (long long)r->items, kek->cmk_kcv, kek->id, kek->generation, kek->kcv));
+		KT_TRY(print_opened(r, s, err));
 		return args->content ? kt_store_print(err, "%lld of them have the content that fill wrote\n",
 						      (long long)r->compared)
 				     : KT_OK;
 	}
 	cJSON *o = cJSON_CreateObject();
-	kt_code rc = fill_json(o, r, kek, err);
+	kt_code rc = fill_json(o, r, s, err);
 	if (rc == KT_OK)
 		return kt_store_print_json(o, err);
 	cJSON_Delete(o);
@@ -149,7 +166,7 @@ static kt_code verify_in_transaction(kt_session *s, bool content, kt_verify_repo
 	KT_TRY(kt_db_begin(s->db, false, err));
 	kt_code rc = kt_session_check_epoch(s, err);
 	if (rc == KT_OK)
-		rc = kt_verify_items(s->db, NULL, s->ctx, content, NULL, r, err);
+		rc = verify_with(s, NULL, content, NULL, r, err);
 	kt_db_rollback(s->db);
 	return rc;
 }
@@ -163,7 +180,7 @@ kt_code kt_verb_verify(const kt_store_args *args, const kt_store_config *cfg, in
 	if (rc == KT_OK)
 		rc = verify_in_transaction(&s, args->content, &report, err);
 	if (rc == KT_OK)
-		rc = print(args, &report, &s.kek, err);
+		rc = print(args, &report, &s, err);
 	kt_session_close(&s);
 	if (rc != KT_OK)
 		return rc;

@@ -108,7 +108,6 @@ static void every_other_verb_refuses(void **state)
 					       {"put", "x", "y"},
 					       {"rekey"},
 					       {"probe"},
-					       {"status"},
 					       {"fill", "--count", "1", "--size=1"}};
 	for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
 		const char *const args[] = {verbs[i][0], verbs[i][1], verbs[i][2], verbs[i][3], NULL};
@@ -117,9 +116,118 @@ static void every_other_verb_refuses(void **state)
 		assert_contains(r->err, "20 of 20 items are still in the legacy form (AES-128-CBC)");
 		assert_contains(r->err, "migrate_encryption");
 	}
+	const lab_result *r = lab("status", "--json");
+	assert_int_equal(r->code, 0);
+	assert_string_equal(lab_json(r->out, "legacy"), "true");
 	assert_int_equal(count_in("looker.db", "KTKR"), 0); /* none of them made a KEK */
 	assert_int_equal(lab("migrate_encryption")->code, 0);
+	assert_string_equal(lab_json(lab("status", "--json")->out, "legacy"), "false");
 	all_compared("20");
+}
+
+/* An installation as it was before there was any key: it goes on without one, and nothing is written. */
+static void without_a_key_it_is_read(void **state)
+{
+	(void)state;
+	make_legacy("20", "50");
+	(void)unsetenv("LKR_MASTER_KEY_FILE");
+	assert_int_equal(lab("start")->code, 0);
+	assert_contains(lab_talk(".", "COUNT\nGET fill/00000001\nPUT x eA==\nQUIT\n"), "OK 20\nOK ");
+	assert_contains(lab_talk(".", "PUT x eA==\nQUIT\n"), "ERR refused the data is in the legacy form");
+	const lab_result *r = lab("status", "--json");
+	assert_string_equal(lab_json(r->out, "running"), "true");
+	assert_string_equal(lab_json(r->out, "legacy"), "true");
+	r = lab("verify", "--content", "--json");
+	assert_int_equal(r->code, 0);
+	assert_string_equal(lab_json(r->out, "opened"), "20");
+	assert_string_equal(lab_json(r->out, "compared"), "20");
+	assert_contains(lab("verify")->out,
+			"20 of 20 items open in the legacy form (AES-128-CBC), without a master key");
+	r = lab("fill", "--count", "1", "--size=1");
+	assert_int_equal(r->code, 4);
+	assert_contains(r->err, "only read");
+	(void)setenv("LKR_MASTER_KEY_FILE", "cmk", 1);
+	r = lab("migrate_encryption");
+	assert_int_equal(r->code, 4);
+	assert_contains(r->err, live);
+	assert_int_equal(lab("stop")->code, 0);
+	assert_int_equal(lab("migrate_encryption")->code, 0);
+	all_compared("20");
+	(void)unsetenv("LKR_MASTER_KEY_FILE");
+	static const char *const verbs[] = {"start", "verify"};
+	for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
+		r = lab(verbs[i]);
+		assert_int_equal(r->code, 11);
+		assert_contains(r->err, "Looker can not start because: Missing backing keystore");
+	}
+	(void)unlink("looker.db"); /* and no database is made without a key */
+	assert_int_equal(lab("start")->code, 11);
+	assert_int_equal(access("looker.db", F_OK), -1);
+}
+
+static void probed_as(const char *want)
+{
+	const lab_result *r = lab("probe");
+	assert_int_equal(r->code, 0);
+	if (strncmp(r->out, want, strlen(want)) != 0)
+		fail_msg("%s, not %s", r->out, want);
+}
+
+/* Without _SOURCE the probe is about a migration, with or without the new key. */
+static void the_probe_knows_the_legacy_form(void **state)
+{
+	(void)state;
+	static const char *const args[] = {"migrate_encryption", NULL};
+	static const char *const counts[] = {"12000", "0"};
+	for (size_t i = 0; i < 2; i++) {
+		make_legacy(counts[i], "20");
+		(void)unsetenv("LKR_MASTER_KEY_FILE_DESTINATION");
+		probed_as("old");
+		(void)setenv("LKR_MASTER_KEY_FILE_DESTINATION", "cmk", 1);
+		probed_as("old");
+		(void)unlink("log/looker.log");
+		(void)setenv("KEYTURN_STORE_REKEY_DELAY_MS", "2500", 1);
+		pid_t pid = lab_spawn(args);
+		for (int k = 0; k < 400 && count_in("log/looker.log", "Pausing for") < (i ? 1 : 2); k++)
+			lab_sleep_ms(25);
+		assert_int_equal(kill(pid, SIGKILL), 0);
+		assert_int_equal(waitpid(pid, NULL, 0), pid);
+		(void)unsetenv("KEYTURN_STORE_REKEY_DELAY_MS");
+		probed_as(i ? "old" : "mixed"); /* of the last one nothing was committed yet */
+		(void)setenv("LKR_MASTER_KEY_FILE_DESTINATION", "cmk2", 1);
+		probed_as(i ? "old" : "mixed");
+		/* half migrated it is not what a node without a key may read */
+		(void)unsetenv("LKR_MASTER_KEY_FILE");
+		assert_int_equal(lab("verify")->code, i ? 0 : 11);
+		(void)setenv("LKR_MASTER_KEY_FILE", "cmk", 1);
+		assert_int_equal(lab("migrate_encryption")->code, 0);
+		probed_as("none");
+		(void)setenv("LKR_MASTER_KEY_FILE_DESTINATION", "cmk", 1);
+		probed_as("new");
+		(void)unsetenv("LKR_MASTER_KEY_FILE_DESTINATION");
+		assert_int_equal(lab("probe")->code, 11); /* of what rekey? */
+	}
+}
+
+/* An item that does not open any more is no reason to call the rest old. */
+static void a_damaged_legacy_store_is_not_old(void **state)
+{
+	(void)state;
+	make_legacy("20", "50");
+	kt_buf db = KT_BUF_INIT;
+	assert_int_equal(kt_file_read("looker.db", &db, NULL), KT_OK);
+	uint8_t *name = memmem(db.data, db.len, "fill/00000007", 13);
+	assert_non_null(name);
+	uint8_t *item = memmem(name, 64, "KTL1", 4);
+	assert_non_null(item);
+	item[0] ^= 0x80;
+	lab_write("looker.db", 0600, db.data, db.len);
+	probed_as("mixed");
+	(void)unsetenv("LKR_MASTER_KEY_FILE");
+	const lab_result *r = lab("verify");
+	assert_int_equal(r->code, 3);
+	assert_contains(r->err, "fill/00000007");
+	kt_buf_free(&db);
 }
 
 static void live_nodes_refuse(void **state)
@@ -275,10 +383,12 @@ int main(void)
 		return 1;
 #define T(f) cmocka_unit_test_setup_teardown(f, lab_set_up, lab_tear_down)
 	const struct CMUnitTest tests[] = {
-		T(legacy_becomes_envelopes), T(every_other_verb_refuses),
-		T(live_nodes_refuse),        T(killed_in_the_middle_and_resumed),
-		T(killed_anywhere),          T(damaged_items_are_named),
-		T(lost_kek_is_not_replaced), T(legacy_form_is_the_standard_one),
+		T(legacy_becomes_envelopes),          T(every_other_verb_refuses),
+		T(without_a_key_it_is_read),          T(the_probe_knows_the_legacy_form),
+		T(a_damaged_legacy_store_is_not_old), T(live_nodes_refuse),
+		T(killed_in_the_middle_and_resumed),  T(killed_anywhere),
+		T(damaged_items_are_named),           T(lost_kek_is_not_replaced),
+		T(legacy_form_is_the_standard_one),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
