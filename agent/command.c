@@ -288,11 +288,21 @@ void kt_command_result_free(kt_command_result *r)
 	kt_buf_free(&r->out);
 }
 
-static kt_code differs(const char *tail, kt_err *err, const char *what)
+/* What to do about the first text of "hints" that was printed. */
+static const char *remedy_for(const cJSON *expect, const char *tail)
+{
+	const cJSON *hints = expect ? cJSON_GetObjectItemCaseSensitive(expect, "hints") : NULL;
+	for (const cJSON *h = hints ? hints->child : NULL; h; h = h->next)
+		if (cJSON_IsString(h) && strstr(tail, h->string))
+			return h->valuestring;
+	return "read the command's output";
+}
+
+static kt_code differs(const cJSON *expect, const char *tail, kt_err *err, const char *what)
 {
 	char last[400];
 	kt_text_last_lines(tail, last, sizeof last);
-	return kt_fail(err, KT_E_REFUSED, "read the command's output", "%s%s%s", what,
+	return kt_fail(err, KT_E_REFUSED, remedy_for(expect, tail), "%s%s%s", what,
 		       last[0] ? "; its last lines: " : "; it printed nothing", last);
 }
 
@@ -314,5 +324,5 @@ kt_code kt_expect_check(const cJSON *expect, const kt_spawn_end *end, const kt_m
 		(void)snprintf(what, sizeof what, "the command printed \"%.100s\"", kt_match_forbidden(match));
 	else
 		return KT_OK;
-	return differs(tail, err, what);
+	return differs(expect, tail, err, what);
 }

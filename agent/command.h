@@ -47,7 +47,8 @@ KT_MUST_CHECK kt_code kt_command_pipe_run(kt_agent_ctx *ctx, const cJSON *comman
 					  kt_err *err);
 
 /*
- * `expect` (may be NULL: {"exit":0}): {"exit":n, "has":[text], "lacks":[text]} over how a command ended.
+ * `expect` (may be NULL: {"exit":0}): {"exit":n, "has":[text], "lacks":[text], "hints":{text:remedy}} over how a
+ * command ended; a hint is the remedy where its text is in `tail`.
  * KT_E_REFUSED says what differs, with the last lines of the output. `match` was made by kt_match_new from the same
  * object.
  */

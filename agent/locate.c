@@ -113,8 +113,10 @@ static kt_code read_key(const place *p, const char *variable, const char *tells,
 		return read_file(variable, value, f, key, err);
 	case KT_KEYURI_PKCS11:
 		return read_pkcs11(variable, value, f, err);
-	default:
+	case KT_KEYURI_AWSKMS:
 		return read_awskms(p, variable, value, f, err);
+	default:
+		return kt_fail(err, KT_E_INPUT, NULL, "variables.%.64s: nothing tells of \"%.32s\"", variable, tells);
 	}
 }
 
@@ -169,7 +171,11 @@ static kt_code locate(const cJSON *args, cJSON *result, kt_err *err)
 	kt_envfile_free(env);
 	if (rc != KT_OK)
 		return rc;
-	if (!f.variable)
+	bool legacy;
+	KT_TRY(kt_json_opt_bool(args, "legacy", false, &legacy, err));
+	if (!f.variable && legacy)
+		(void)snprintf(f.uri, sizeof f.uri, "%s:", kt_keyuri_name(KT_KEYURI_LEGACY));
+	else if (!f.variable)
 		return kt_fail(err, KT_E_KEY, "set the variable that names the key in force",
 			       KT_KEYMSG_MISSING " (%s sets none of the variables that name one)", path);
 	KT_TRY(kt_json_add_str(result, "uri", f.uri, err));

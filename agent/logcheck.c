@@ -2,12 +2,16 @@
 /*
  * log.check: texts that must, or must not, stand in a log file of any size, read with bounded memory. Lines that carry
  * a time ("2018-10-29 22:42:20.279 +0000 [INFO|007d0|crypt] :: ...") count from since_ms on, and so do the lines
- * without one that follow them; in a file without such times every line counts.
+ * without one that follow them; in a file without such times every line counts. With since_ms a log that was rotated
+ * meanwhile is looked into, too: files beside it whose names go on with '.' or '-' and that were written since then;
+ * in these only what has a time counts, so that nothing is found in compressed bytes.
  */
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -20,7 +24,7 @@
 #include "agent/slot.h"
 #include "base/log.h"
 
-enum { CHUNK = 64 * 1024, HEAD = 30, LINE = 400 };
+enum { CHUNK = 64 * 1024, HEAD = 30, LINE = 400, PATH_TEXT = 4096 };
 
 /* What is done with the file's lines. */
 typedef struct scan {
@@ -216,6 +220,49 @@ static kt_status judge(const char *path, const kt_match *m, kt_err *err)
 	return KT_STATUS_RETRY;
 }
 
+/* One file beside the log; what is no regular file, or older, or gone by now, is passed over. */
+static kt_code scan_older(kt_agent_ctx *ctx, const char *path, scan *s, kt_err *err)
+{
+	struct stat st;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+	if (fd < 0)
+		return KT_OK;
+	kt_code rc = KT_OK;
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
+	    (int64_t)st.st_mtim.tv_sec * 1000 + st.st_mtim.tv_nsec / 1000000 >= s->since_ms) {
+		s->counts = false;
+		rc = scan_file(ctx, fd, path, s, err);
+	}
+	(void)close(fd);
+	return rc;
+}
+
+static kt_code scan_rotated_in(kt_agent_ctx *ctx, DIR *folder, const char *path, const char *name, scan *s, kt_err *err)
+{
+	size_t n = strlen(name);
+	for (const struct dirent *e = readdir(folder); e; e = readdir(folder)) {
+		char other[PATH_TEXT];
+		if (strncmp(e->d_name, name, n) != 0 || (e->d_name[n] != '.' && e->d_name[n] != '-'))
+			continue;
+		if ((size_t)snprintf(other, sizeof other, "%.*s%s", (int)(name - path), path, e->d_name) < sizeof other)
+			KT_TRY(scan_older(ctx, other, s, err));
+	}
+	return KT_OK;
+}
+
+static kt_code scan_rotated(kt_agent_ctx *ctx, const char *path, scan *s, kt_err *err)
+{
+	char name[PATH_TEXT];
+	const char *slash = strrchr(path, '/'); /* kt_arg_path: it is absolute */
+	(void)snprintf(name, sizeof name, "%.*s", (int)(slash - path) + 1, path);
+	DIR *folder = opendir(name);
+	if (!folder)
+		return kt_fail_errno(err, errno, NULL, "the folder of the log %s", path);
+	kt_code rc = scan_rotated_in(ctx, folder, path, slash + 1, s, err);
+	(void)closedir(folder);
+	return rc;
+}
+
 static kt_code search(kt_agent_ctx *ctx, const cJSON *args, const char *path, kt_match *m, cJSON *result, kt_err *err)
 {
 	int64_t since_ms;
@@ -224,8 +271,10 @@ static kt_code search(kt_agent_ctx *ctx, const cJSON *args, const char *path, kt
 	KT_TRY(kt_json_opt_int(args, "since_ms", 0, 0, INT64_C(1) << 53, &since_ms, err));
 	KT_TRY(open_log(path, &fd, err));
 	scan s = {.since_ms = since_ms, .match = m};
-	kt_code rc = begins_counting(ctx, fd, path, since_ms, &counts, err);
-	s.counts = counts;
+	kt_code rc = since_ms ? scan_rotated(ctx, path, &s, err) : KT_OK;
+	if (rc == KT_OK)
+		rc = begins_counting(ctx, fd, path, since_ms, &counts, err);
+	s.counts = rc == KT_OK && counts;
 	if (rc == KT_OK)
 		rc = scan_file(ctx, fd, path, &s, err);
 	if (rc == KT_OK)
@@ -240,6 +289,8 @@ kt_status kt_action_log_check(kt_agent_ctx *ctx, const cJSON *args, cJSON *resul
 {
 	const char *path;
 	kt_match *m = NULL;
+	if (cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(args, "path"))) /* nobody says where it is */
+		return kt_action_end(kt_json_add_str(result, "line", "", err));
 	kt_code rc = kt_arg_path(args, "path", &path, err);
 	if (rc == KT_OK)
 		rc = kt_match_new(args, &m, err);

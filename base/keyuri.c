@@ -9,7 +9,8 @@
 static const char *const names[KT_KEYURI_KINDS] = {[KT_KEYURI_FILE] = "file",
 						   [KT_KEYURI_ENV] = "env",
 						   [KT_KEYURI_PKCS11] = "pkcs11",
-						   [KT_KEYURI_AWSKMS] = "awskms"};
+						   [KT_KEYURI_AWSKMS] = "awskms",
+						   [KT_KEYURI_LEGACY] = "legacy"};
 
 const char *kt_keyuri_name(kt_keyuri_kind kind)
 {
@@ -41,7 +42,12 @@ bool kt_keyuri_kind_of(const char *uri, kt_keyuri_kind *out, const char **rest)
 
 bool kt_keyuri_stays(kt_keyuri_kind kind)
 {
-	return kind == KT_KEYURI_PKCS11 || kind == KT_KEYURI_AWSKMS;
+	return kind == KT_KEYURI_PKCS11 || kind == KT_KEYURI_AWSKMS || kt_keyuri_none(kind);
+}
+
+bool kt_keyuri_none(kt_keyuri_kind kind)
+{
+	return kind == KT_KEYURI_LEGACY;
 }
 
 /* --- awskms: ------------------------------------------------------------------------------------------------------ */

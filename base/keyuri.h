@@ -4,6 +4,7 @@
  * opened here.
  *   file:/absolute/path   env:NAME                                 the key itself is on the node
  *   pkcs11:… (RFC 7512)   awskms:KEY[?region=REGION][&context=TEXT]  the key stays in a token, or in AWS KMS
+ *   legacy:               no key of anybody's yet: the data is in the application's legacy form, which a turn ends
  */
 #ifndef KT_BASE_KEYURI_H
 #define KT_BASE_KEYURI_H
@@ -15,16 +16,20 @@ typedef enum kt_keyuri_kind {
 	KT_KEYURI_ENV,
 	KT_KEYURI_PKCS11,
 	KT_KEYURI_AWSKMS,
+	KT_KEYURI_LEGACY,
 	KT_KEYURI_KINDS
 } kt_keyuri_kind;
 
-/* "file", "env", "pkcs11", "awskms": the scheme without its colon, and back; false for any other name. */
+/* "file", "env", "pkcs11", "awskms", "legacy": the scheme without its colon, and back; false for any other name. */
 const char *kt_keyuri_name(kt_keyuri_kind kind);
 bool kt_keyuri_named(const char *name, kt_keyuri_kind *out);
 /* The kind of a URI, and where the text after its scheme begins; false when it is of none. */
 bool kt_keyuri_kind_of(const char *uri, kt_keyuri_kind *out, const char **rest);
-/* Does such a key never leave the place where it was made? Then nobody can copy, escrow or deliver it. */
+/* Does such a key never leave the place where it was made? Then nobody can copy, escrow or deliver it. What protects
+ * the legacy form is in the data and the application, and stays there, too. */
 bool kt_keyuri_stays(kt_keyuri_kind kind);
+/* Is it none: nothing to look for, to compare, to keep or to destroy? So for the legacy form alone. */
+bool kt_keyuri_none(kt_keyuri_kind kind);
 
 enum { KT_AWSURI_NAME = 300, KT_AWSURI_REGION = 33, KT_AWSURI_CONTEXT = 257 }; /* sizes with the NUL */
 

@@ -11,7 +11,7 @@
 #include "orchestrator/ledger/view.h"
 
 /* Invariant: `from`, `to` and `backup` belong to `keys`; `to` is NULL until the run has made its key, or the data opens
- * with one that it did not make; `backup` until the run has made it. */
+ * with one that it did not make; `backup` until the run has made it; `from` where the data was in the legacy form. */
 typedef struct fold {
 	cJSON *keys;
 	char run[KT_RUN_MAX + 1];
@@ -40,7 +40,7 @@ static kt_code id_of(const char *uri, const char *kcv, char id[KT_LEDGER_ID], kt
 }
 
 /* A key that the run did not make, "from" or "to" of its plan. *out stays NULL for one of which neither check value nor
- * place says which key it is. */
+ * place says which key it is, and where there was none (legacy:). */
 static kt_code find_outside(fold *f, const char *side, const char *kcv, cJSON **out, kt_err *err)
 {
 	char id[KT_LEDGER_ID];
@@ -49,7 +49,8 @@ static kt_code find_outside(fold *f, const char *side, const char *kcv, cJSON **
 	const cJSON *uris = kt_ledger_member(kt_ledger_member(f->plan, "key"), side);
 	const char *uri = uris && cJSON_IsString(uris->child) ? uris->child->valuestring : "";
 	*out = NULL;
-	if (!kcv[0] && !(kt_keyuri_kind_of(uri, &kind, &rest) && kt_keyuri_stays(kind)))
+	bool known = kt_keyuri_kind_of(uri, &kind, &rest);
+	if ((known && kt_keyuri_none(kind)) || (!kcv[0] && !(known && kt_keyuri_stays(kind))))
 		return KT_OK;
 	KT_TRY(id_of(uri, kcv, id, err));
 	*out = kcv[0] ? kt_ledger_element(f->keys, "kcv", kcv) : kt_ledger_element(f->keys, "id", id);

@@ -15,7 +15,7 @@ enum {
 
 /* Where one node has a key. */
 typedef struct kt_plan_key {
-	char *uri; /* file:/path, env:NAME, pkcs11:… or awskms:… */
+	char *uri; /* file:/path, env:NAME, pkcs11:…, awskms:… or legacy: */
 	kt_keyuri_kind kind;
 	const char *where; /* in uri what follows the scheme: the path, the variable's name */
 	kt_awsuri aws;     /* the parts of awskms:… */

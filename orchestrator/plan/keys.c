@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/keymsg.h"
 #include "orchestrator/plan/internal.h"
 
 static const cJSON *member(const cJSON *obj, const char *name)
@@ -52,6 +53,9 @@ static bool name_is_plain(const char *name)
 
 static kt_code check_where(const char *uri, kt_keyuri_kind kind, const char *where, kt_err *err)
 {
+	if (kt_keyuri_none(kind) && where[0])
+		return kt_fail(err, KT_E_INPUT, "write legacy: and nothing more", "\"%s\": the legacy form has no key",
+			       uri);
 	if (kind == KT_KEYURI_FILE && !path_is_plain(where))
 		return kt_fail(err, KT_E_INPUT, "write an absolute path without \"//\", \".\", \"..\" and dollar signs",
 			       "\"%s\": the path is not plain", uri);
@@ -70,7 +74,9 @@ static kt_code parse_key(const char *uri, kt_plan_key *out, kt_err *err)
 	const char *where;
 	kt_plan_key k = {0};
 	if (!kt_keyuri_kind_of(uri, &k.kind, &where))
-		return kt_fail(err, KT_E_INPUT, "write file:/absolute/path, env:NAME, pkcs11:… or awskms:alias/NAME",
+		return kt_fail(err, KT_E_INPUT,
+			       "write file:/absolute/path, env:NAME, pkcs11:… or awskms:alias/NAME; for \"from\" also "
+			       "legacy:",
 			       "\"%s\" is no keystore that is known", uri);
 	KT_TRY(check_where(uri, k.kind, where, err));
 	if (k.kind == KT_KEYURI_AWSKMS)
@@ -108,6 +114,19 @@ static kt_code read_key(kt_planner *p, const char *path, const char *text, size_
 	return at_key(p, path, node, rc, err);
 }
 
+/* That a node names no key does not say yet that its data needs none: a person has to say it. */
+static kt_code read_told(kt_planner *p, size_t i, const char *told, kt_err *err)
+{
+	const kt_cluster *c = p->in->cluster;
+	KT_TRY(kt_err_prefix(err, parse_key(told, &p->from[i], err), "%s", c->nodes[i].name));
+	if (!kt_keyuri_none(p->from[i].kind))
+		return KT_OK;
+	return kt_fail(err, KT_E_REFUSED,
+		       "where the data is in the legacy form, set \"from\": \"legacy:\" in \"key\" of the cluster "
+		       "file; else set the variable that names the key in force",
+		       "%s: no variable names the key in force (%s)", c->nodes[i].name, KT_KEYMSG_MISSING);
+}
+
 static kt_code find_from(kt_planner *p, size_t i, kt_err *err)
 {
 	const kt_cluster *c = p->in->cluster;
@@ -117,7 +136,7 @@ static kt_code find_from(kt_planner *p, size_t i, kt_err *err)
 			       "set \"from\" in \"key\" of the cluster file, or let the nodes be asked",
 			       "%s: where the old key is was neither said nor asked", c->nodes[i].name);
 	if (!c->key_from)
-		return kt_err_prefix(err, parse_key(told, &p->from[i], err), "%s", c->nodes[i].name);
+		return read_told(p, i, told, err);
 	KT_TRY(read_key(p, "$.key.from", c->key_from, i, &p->from[i], err));
 	if (told && strcmp(told, p->from[i].uri) != 0)
 		return kt_fail(err, KT_E_REFUSED, "correct $.key.from, or leave it out",
@@ -191,6 +210,17 @@ static bool same_place(const kt_plan_key *a, const kt_plan_key *b)
 	       n == strcspn(b->uri, b->kind == KT_KEYURI_PKCS11 ? "?" : "");
 }
 
+static kt_code check_new(const kt_planner *p, size_t i, kt_err *err)
+{
+	if (!kt_keyuri_none(p->to[i].kind))
+		return KT_OK;
+	return kt_fail(err, KT_E_REFUSED,
+		       "name in $.key.to where the new key goes; `keyturn rollback` takes a turn from the legacy form "
+		       "back by its backup",
+		       "%s: nothing is turned into the legacy form: %s can only be the source of a turn",
+		       p->in->cluster->nodes[i].name, p->to[i].uri);
+}
+
 static kt_code check_keys(const kt_planner *p, kt_err *err)
 {
 	const kt_cluster *c = p->in->cluster;
@@ -198,6 +228,7 @@ static kt_code check_keys(const kt_planner *p, kt_err *err)
 	KT_TRY(check_same_kind(p, p->to, "new", err));
 	for (size_t i = 0; i < c->nodes_count; i++) {
 		KT_TRY(check_variable(p, &p->from[i], err));
+		KT_TRY(check_new(p, i, err));
 		KT_TRY(check_variable(p, &p->to[i], err));
 		if (same_place(&p->from[i], &p->to[i]))
 			return kt_fail(err, KT_E_REFUSED,
@@ -315,11 +346,19 @@ static const cJSON *find_set(const kt_planner *p, const char *name, const kt_pla
 			     : NULL;
 }
 
+/* Without a key there is no variable for it. */
+static bool is_empty_set(const char *name, const kt_plan_key *key)
+{
+	return is_side(name) && kt_keyuri_none(key->kind);
+}
+
 /* Add one set to `into`. */
 static kt_code merge_set(kt_planner *p, size_t node, const char *name, cJSON *into, kt_err *err)
 {
 	const kt_plan_key *key;
 	const cJSON *set = find_set(p, name, &key);
+	if (is_empty_set(name, key))
+		return KT_OK;
 	if (!set)
 		return kt_fail(err, KT_E_INPUT, "the sets are from.run, from.source, to.destination, to.run",
 			       "there is no set of variables \"%.40s\"", name);

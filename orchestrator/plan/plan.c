@@ -342,11 +342,20 @@ static kt_code add_variables(const kt_planner *p, cJSON *into, kt_err *err)
 {
 	cJSON *o;
 	KT_TRY(add_object(into, "variables", &o, err));
-	for (const cJSON *k = member(p->playbook, "keystores")->child; k; k = k->next)
-		for (const cJSON *v = member(k, "run")->child; v; v = v->next)
+	for (const cJSON *k = member(p->playbook, "keystores")->child; k; k = k->next) {
+		const cJSON *run = member(k, "run");
+		for (const cJSON *v = run ? run->child : NULL; v; v = v->next)
 			if (tells(k->string, v))
 				KT_TRY(kt_json_add_str(o, v->string, tells(k->string, v), err));
+	}
 	return KT_OK;
+}
+
+/* Whether a node that names no key may be one whose data is in the legacy form. */
+static kt_code add_legacy(const kt_planner *p, cJSON *into, kt_err *err)
+{
+	const char *legacy = kt_keyuri_name(KT_KEYURI_LEGACY);
+	return kt_json_add_bool(into, legacy, member(member(p->playbook, "keystores"), legacy) != NULL, err);
 }
 
 kt_code kt_plan_locate_args(const kt_plan_input *in, size_t node, cJSON **args, kt_err *err)
@@ -365,6 +374,8 @@ kt_code kt_plan_locate_args(const kt_plan_input *in, size_t node, cJSON **args, 
 		rc = kt_json_add_str(o, "env_file", kt_buf_cstr(&path), err);
 	if (rc == KT_OK)
 		rc = add_variables(&p, o, err);
+	if (rc == KT_OK)
+		rc = add_legacy(&p, o, err);
 	kt_buf_free(&path);
 	if (rc != KT_OK)
 		cJSON_Delete(o);

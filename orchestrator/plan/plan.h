@@ -14,7 +14,7 @@
 
 /* Where a node has its old key, as it said itself (verb key.locate). */
 typedef struct kt_located {
-	const char *uri; /* file:/path, env:NAME, pkcs11:… or awskms:…; NULL: the node was not asked */
+	const char *uri; /* file:/path, env:NAME, pkcs11:…, awskms:… or legacy:; NULL: the node was not asked */
 	const char *kcv; /* hex; "" or NULL: not known */
 } kt_located;
 
@@ -46,8 +46,8 @@ KT_MUST_CHECK kt_code kt_plan_make(const kt_plan_input *in, cJSON **plan, char d
 /*
  * The arguments of `key.locate` for one node (an index into cluster->nodes): where the application's variables are, and
  * what those that the playbook's keystores set for running tell: {"env_file", "variables": {NAME: "file" | "env" |
- * "pkcs11" | "awskms" | "awskms.region" | "awskms.context"}}. `in->located` and `in->run` are not looked at. *args is
- * the caller's. KT_E_INPUT.
+ * "pkcs11" | "awskms" | "awskms.region" | "awskms.context"}, "legacy": whether the answer may be that there is none}.
+ * `in->located` and `in->run` are not looked at. *args is the caller's. KT_E_INPUT.
  */
 KT_MUST_CHECK kt_code kt_plan_locate_args(const kt_plan_input *in, size_t node, cJSON **args, kt_err *err);
 

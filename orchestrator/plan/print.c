@@ -528,10 +528,11 @@ static kt_code put_fate(const cJSON *uris, bool old, kt_buf *out, kt_err *err)
 			{"it stays in the nodes' token: leave it there",
 			 "there already, in the nodes' token: not made, escrowed or delivered here; each node "
 			 "tries it before anything stops. Who deletes it deletes the data"},
-		[KT_KEYURI_AWSKMS] = {
-			"it stays in AWS KMS: do not schedule its deletion",
-			"there already, in AWS KMS: not made, escrowed or delivered here; each node tries it "
-			"before anything stops. Who deletes it deletes the data"}};
+		[KT_KEYURI_AWSKMS] =
+			{"it stays in AWS KMS: do not schedule its deletion",
+			 "there already, in AWS KMS: not made, escrowed or delivered here; each node tries it "
+			 "before anything stops. Who deletes it deletes the data"},
+		[KT_KEYURI_LEGACY] = {"none: the data is in the legacy form (AES-128-CBC) until the migration", ""}};
 	kt_keyuri_kind kind;
 	const char *rest;
 	const cJSON *first = uris ? uris->child : NULL;
@@ -608,6 +609,16 @@ static kt_code put_warning(const char *warning, kt_buf *out, kt_err *err)
 	return kt_buf_printf(out, err, "- %s\n", warning);
 }
 
+/* Is what is turned the legacy form? All nodes have their keys in one kind of keystore. */
+static bool had_no_key(const cJSON *plan)
+{
+	kt_keyuri_kind kind;
+	const char *rest;
+	const cJSON *from = member(member(plan, "key"), "from");
+	const char *uri = from && cJSON_IsString(from->child) ? from->child->valuestring : "";
+	return kt_keyuri_kind_of(uri, &kind, &rest) && kt_keyuri_none(kind);
+}
+
 static kt_code put_warnings(const cJSON *plan, kt_buf *out, kt_err *err)
 {
 	const cJSON *own = member(plan, "warnings");
@@ -615,9 +626,17 @@ static kt_code put_warnings(const cJSON *plan, kt_buf *out, kt_err *err)
 	for (const cJSON *w = own ? own->child : NULL; w; w = w->next)
 		KT_TRY(put_warning(cJSON_IsString(w) ? w->valuestring : "", out, err));
 	KT_TRY(put_warning(
-		"The old key stays needed as long as the backup is kept: do not destroy it, and keep it apart "
-		"from the backup.",
+		had_no_key(plan)
+			? "The backup holds the data in the legacy form, which no key of yours protects: what "
+			  "protects it is the backup's own key. Keep it no longer than you need the way back."
+			: "The old key stays needed as long as the backup is kept: do not destroy it, and keep it "
+			  "apart from the backup.",
 		out, err));
+	if (had_no_key(plan))
+		KT_TRY(put_warning(
+			"From the migration on, who loses the new key loses the data: keep its escrow, and what "
+			"opens it, apart from the nodes.",
+			out, err));
 	if (find_step(plan, "env.install"))
 		KT_TRY(put_warning(
 			"The old env files stay beside the new ones; where the old key was in them, it still is.", out,

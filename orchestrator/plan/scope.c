@@ -54,6 +54,8 @@ static const cJSON *find_of_cluster_key(kt_plan_scope *s, const kt_plan_key *k, 
 		return as_text(s, kt_keyuri_name(k->kind));
 	if (strcmp(field, "stays") == 0)
 		return as_bool(s, kt_keyuri_stays(k->kind));
+	if (from && strcmp(field, "legacy") == 0)
+		return as_bool(s, k->kind == KT_KEYURI_LEGACY);
 	return strcmp(field, "kcv") == 0 ? as_kcv(s, from ? s->p->kcv : NULL) : NULL;
 }
 

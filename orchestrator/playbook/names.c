@@ -5,10 +5,10 @@
 #include <string.h>
 
 static const char *const names[] = {
-	"node",       "host",       "run",       "cluster",   "nodes",      "is_rekey",    "is_canary",
-	"from.uri",   "from.kind",  "from.path", "from.name", "from.files", "from.region", "from.context",
-	"from.stays", "from.kcv",   "to.uri",    "to.kind",   "to.path",    "to.name",     "to.files",
-	"to.region",  "to.context", "to.stays",  "to.kcv",    "scratch",    NULL};
+	"node",       "host",        "run",        "cluster",   "nodes",      "is_rekey",    "is_canary",
+	"from.uri",   "from.kind",   "from.path",  "from.name", "from.files", "from.region", "from.context",
+	"from.stays", "from.legacy", "from.kcv",   "to.uri",    "to.kind",    "to.path",     "to.name",
+	"to.files",   "to.region",   "to.context", "to.stays",  "to.kcv",     "scratch",     NULL};
 
 const char *const *kt_builtin_names(void)
 {

@@ -14,6 +14,8 @@
  *                  for env, name is "" for file; files is an array with the path, empty for env; kcv is null when it
  *                  is not known
  * to.…             the same for the new key
+ * from.stays, to.stays   whether the key never leaves its place (boolean)
+ * from.legacy      whether there is no old key, the data being in the legacy form (boolean)
  * scratch          stays for the agent (backup.check)
  */
 const char *const *kt_builtin_names(void); /* NULL at the end */

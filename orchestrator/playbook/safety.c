@@ -357,6 +357,8 @@ static kt_code new_key_is_safe(kt_playbook_view *v, kt_err *err)
 		kt_keyuri_kind kind;
 		if (!kt_keyuri_named(k->string, &kind))
 			return kt_fail(err, KT_E_INTERNAL, NULL, "the schema let \"%.20s\" pass", k->string);
+		if (kt_keyuri_none(kind)) /* never where a turn goes to */
+			continue;
 		if (kt_keyuri_stays(kind)) {
 			KT_TRY(key_is_tried_where_it_is(v, k->string, err));
 			continue;
@@ -385,6 +387,18 @@ static kt_code env_comes_before_start(kt_playbook_view *v, kt_err *err)
 	return KT_OK;
 }
 
+/* A log.check with null for a path looks at nothing; what is no more than a variable may be null. */
+static kt_code log_is_looked_at(const kt_playbook_view *v, size_t i, kt_err *err)
+{
+	const char *path = text(v->steps[i].with, "path");
+	size_t n = strlen(path);
+	bool may_be_null = !n || (strncmp(path, "${", 2) == 0 && strcspn(path, "}") == n - 1);
+	if (!does(&v->steps[i], "log.check") || !may_be_null)
+		return KT_OK;
+	return kt_playbook_fault(v, i, ".with.path", err, "write a path, ${dir}/log/….log for instance",
+				 "S4: this verifies the node, so that there must be a log to look at");
+}
+
 static kt_code canary_goes_first(kt_playbook_view *v, kt_err *err)
 {
 	size_t canary = find(v, v->rekey, v->n, "service.start", "canary");
@@ -400,12 +414,16 @@ static kt_code canary_goes_first(kt_playbook_view *v, kt_err *err)
 		return kt_playbook_fault(
 			v, v->commit, "", err, NULL,
 			"S4: the commit is the step that verifies the canary: command or log.check on it");
+	KT_TRY(log_is_looked_at(v, v->commit, err));
 	size_t rest = find(v, v->commit, v->n, "service.start", "rest");
 	if (rest == v->n)
 		return lacks(v, err, NULL, "S4: the rest is never started (service.start on rest after the commit)");
-	if (find(v, rest, v->n, "command", "rest") == v->n && find(v, rest, v->n, "log.check", "rest") == v->n)
+	size_t looked = find(v, rest, v->n, "log.check", "rest");
+	if (find(v, rest, v->n, "command", "rest") != v->n)
+		return KT_OK;
+	if (looked == v->n)
 		return kt_playbook_fault(v, rest, "", err, NULL, "S4: the rest is never verified after this start");
-	return KT_OK;
+	return log_is_looked_at(v, looked, err);
 }
 
 /* --- S5: the old key stays

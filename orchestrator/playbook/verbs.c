@@ -20,6 +20,11 @@
 	{                                                                                                              \
 		.name = (n), .type = KT_ARG_##t, .optional = true, .nullable = true                                    \
 	}
+/* It must be said, if only that there is none. */
+#define NULL_ONLY(n, t)                                                                                                \
+	{                                                                                                              \
+		.name = (n), .type = KT_ARG_##t, .nullable = true                                                      \
+	}
 
 static const kt_verb table[] = {
 	{.name = "facts", NODE, .results = "hostname boot_id time_ms agent uid kernel "},
@@ -73,7 +78,7 @@ static const kt_verb table[] = {
 	{.name = "key.locate",
 	 NODE,
 	 .results = "uri kcv kcv_method ",
-	 .args = {NEED("env_file", STRING), NEED("variables", OBJECT)}},
+	 .args = {NEED("env_file", STRING), NEED("variables", OBJECT), MAY("legacy", BOOL)}},
 	{.name = "key.receive",
 	 NODE,
 	 .changes = true,
@@ -119,7 +124,7 @@ static const kt_verb table[] = {
 	{.name = "log.check",
 	 NODE,
 	 .results = "line ",
-	 .args = {NEED("path", STRING), MAY("has", ARRAY), MAY("lacks", ARRAY), MAY("since_ms", INT)}},
+	 .args = {NULL_ONLY("path", STRING), MAY("has", ARRAY), MAY("lacks", ARRAY), MAY("since_ms", INT)}},
 	{.name = "file.remove", NODE, .changes = true, .results = "", .args = {NEED("path", STRING)}},
 	{.name = "hsm.check", CLUSTER, .results = "token serial escrow_format node_format escrow_kcv probed "},
 	{.name = "key.generate", CLUSTER, .changes = true, .results = "id label kcv kcv_method "},

@@ -169,8 +169,16 @@ static const char *text(const cJSON *o, const char *name)
 	return cJSON_IsString(v) ? v->valuestring : NULL;
 }
 
-static const char *state_sentence(const char *state)
+static bool is_legacy(const cJSON *key)
 {
+	kt_keyuri_kind kind;
+	const char *uri = text(key, "uri"), *rest;
+	return uri && kt_keyuri_kind_of(uri, &kind, &rest) && kt_keyuri_none(kind);
+}
+
+static const char *state_sentence(const cJSON *s)
+{
+	const char *state = text(s, "state");
 	static const struct {
 		const char *state, *sentence;
 	} table[] = {
@@ -179,6 +187,8 @@ static const char *state_sentence(const char *state)
 		{"refused", "REFUSED: nothing was changed"},
 		{"held", "HELD: a person must look; `keyturn resume` goes on"},
 	};
+	if (strcmp(state, "rolled-back") == 0 && is_legacy(cJSON_GetObjectItemCaseSensitive(s, "old_key")))
+		return "ROLLED BACK: all data is in the legacy form, as it was";
 	for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
 		if (strcmp(table[i].state, state) == 0)
 			return table[i].sentence;
@@ -190,6 +200,8 @@ static kt_code print_key(const char *what, const cJSON *key, kt_buf *out, kt_err
 {
 	kt_keyuri_kind kind;
 	const char *kcv = text(key, "kcv"), *uri = text(key, "uri");
+	if (is_legacy(key))
+		return kt_buf_printf(out, err, "  %-9s none: the data was in the legacy form\n", what);
 	if (!kcv && !(uri && kt_keyuri_kind_of(uri, &kind, &uri) && kt_keyuri_stays(kind)))
 		return KT_OK;
 	KT_TRY(kt_buf_printf(out, err, "  %-9s %s%s", what, kcv ? "KCV " : "stays where it is", kcv ? kcv : ""));
@@ -203,8 +215,7 @@ static kt_code print_key(const char *what, const cJSON *key, kt_buf *out, kt_err
 kt_code kt_summary_print(const cJSON *s, kt_buf *out, kt_err *err)
 {
 	const cJSON *b;
-	KT_TRY(kt_buf_printf(out, err, "Run %s of %s: %s\n", text(s, "run"), text(s, "cluster"),
-			     state_sentence(text(s, "state"))));
+	KT_TRY(kt_buf_printf(out, err, "Run %s of %s: %s\n", text(s, "run"), text(s, "cluster"), state_sentence(s)));
 	if (text(s, "reason"))
 		KT_TRY(kt_buf_printf(out, err, "  why       %s%s%s%s%s: %s\n", text(s, "failed_step") ? "step " : "",
 				     text(s, "failed_step") ? text(s, "failed_step") : "",

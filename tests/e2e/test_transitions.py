@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every keystore as source and as destination of a whole turn on three nodes: file, env, a token of the nodes (pkcs11) and AWS
 KMS. The same kind means another key of it. Each transition runs once from its beginning to its end, and once more with a
-coordinator that is killed while the rekey is under way."""
+coordinator that is killed while the rekey is under way. And from data in the legacy form, which has no key, to each of them."""
 import json
 import os
 import signal
@@ -11,24 +11,30 @@ from ktlab import awskms, keystores
 from ktlab.coordinator import OK, REFUSED, ROLLED_BACK
 from ktlab.running import Running, told, until
 
+ITEMS = 40
 # Each transition once, and each begins where the one before it ended.
 CIRCUIT = "file file env env pkcs11 pkcs11 awskms awskms env file pkcs11 env awskms pkcs11 file awskms file".split()
 TRANSITIONS = list(zip(CIRCUIT, CIRCUIT[1:]))
 assert len(set(TRANSITIONS)) == len(keystores.KINDS) ** 2
 
-# The rekey as the playbook's command: a script that waits where the test wants it to.
+# The rekey, or the migration, as the playbook's command: a script that waits where the test wants it to. "inside" takes the
+# number of the batch before whose commit it dies; the log is tampered with by "silent" and "rotated".
 SCRIPT = """#!/bin/sh
 here=$(dirname "$0")
 reached() { echo $PPID >"$here/reached.new" && mv "$here/reached.new" "$here/reached"; until test -e "$here/go"; do sleep 0.02; done; }
 pauses() { grep -c "Pausing for" log/looker.log; }
 case $(cat "$here/mode") in
-before) reached; exec ./looker rekey "$@" ;;
-after) ./looker rekey "$@"; code=$?; reached; exit $code ;;
-inside) before=$(pauses)
-	KEYTURN_STORE_REKEY_DELAY_MS=600000 ./looker rekey "$@" & pid=$!
-	while test "$(pauses)" = "$before"; do sleep 0.02; done
+before) reached; exec ./looker "$@" ;;
+after) ./looker "$@"; code=$?; reached; exit $code ;;
+inside1 | inside2) if test "$(cat "$here/mode")" = inside1; then n=1 ms=600000; else n=2 ms=1500; fi
+	last=$(($(pauses) + n))
+	KEYTURN_STORE_REKEY_DELAY_MS=$ms ./looker "$@" & pid=$!
+	while test "$(pauses)" != "$last"; do sleep 0.02; done
 	kill -KILL $pid; wait $pid; reached; exit 9 ;;
-*) exec ./looker rekey "$@" ;;
+silent) cp log/looker.log "$here/log"; ./looker "$@" && cp "$here/log" log/looker.log ;;
+rotated) ./looker "$@" && mv log/looker.log log/looker.log.1 ;;
+untold) echo "Could not find task \\"$1\\""; exit 1 ;;
+*) exec ./looker "$@" ;;
 esac
 """
 # Where the coordinator dies: before the application's rekey has begun, after its commit, or after it and so that the process
@@ -63,14 +69,19 @@ class Turns:
         """cluster.json for a turn to another key of this kind. What must hold after it."""
         to, expected = self.keys.next(kind)
         self.mode(mode)
-        self.lab.rewrite(key={"to": to}, vars={**self.lab.cluster.variables(), "rekey_command": [self.path("rekey.sh")],
-                                               "rekey_depth": depth})
+        source = {"from": "legacy:"} if self.keys.kind() == keystores.LEGACY else {}
+        self.lab.rewrite(key={**source, "to": to},
+                         vars={**self.lab.cluster.variables(), "rekey_depth": depth,
+                               "rekey_command": [self.path("rekey.sh"), "rekey"],
+                               "migrate_command": [self.path("rekey.sh"), "migrate_encryption"]})
         return {"env": expected, "envs": [self.lab.env(node) for node in self.lab.nodes],
                 "old": self.keys.own(self.lab.nodes[0]), "rekeys": self.keys.rekeys(), "kek": self.keys.kek()}
 
     def bring(self, kind):
         """The key in force is of this kind; by a turn of its own when a test is run alone."""
-        if self.keys.kind() != kind:
+        if kind == keystores.LEGACY:
+            self.keys.make_legacy(ITEMS)
+        elif self.keys.kind() != kind:
             self.prepare(kind)
             self.lab.run()
 
@@ -109,7 +120,7 @@ class Turns:
 @pytest.fixture(scope="module")
 def turns(module_lab, tmp_path_factory):
     with awskms.Server() as kms:
-        lab = module_lab(items=40)
+        lab = module_lab(items=ITEMS)
         keys = keystores.Keystores(lab, kms, str(tmp_path_factory.mktemp("nodes") / "token"))
         yield Turns(lab, keys)
         keys.close()
@@ -137,7 +148,7 @@ def kills():
     """Each transition with one of the points, and each to another key of the same kind also with a rekey that dies itself."""
     for i, (source, destination) in enumerate(TRANSITIONS):
         if source == destination:
-            yield source, destination, "inside"
+            yield source, destination, "inside1"
         yield source, destination, POINTS[i % len(POINTS)]
 
 
@@ -146,7 +157,7 @@ def test_killed_around_the_rekey(turns, source, destination, point):
     turns.bring(source)
     before = turns.prepare(destination, mode="after" if point == "runner" else point)
     turns.killed(point == "runner")
-    if point == "inside":
+    if point == "inside1":
         turns.assert_rolled_back(before, turns.lab.keyturn.run("resume", check=ROLLED_BACK))
     else:
         turns.lab.keyturn.run("resume", check=OK)
@@ -232,3 +243,97 @@ def test_the_key_in_force_under_another_name_is_no_new_key(turns):
     context = f"?context={keystores.CONTEXT.replace(' ', '%20')}" if "LKR_AWS_CMK_EC" in own else ""
     turns.lab.rewrite(key={"to": f"awskms:{awskms.arn_of(same)}{context}"})
     refused(turns, "step tried", "the same master key")
+
+
+# --- from the legacy form: there is no key, and what is done once is migrate_encryption -----------------------------------
+
+OTHERS = [kind for kind in keystores.KINDS if kind != "file"]  # legacy to file: by the last test here
+OLD_LINE = "2018-10-29 22:42:20.279 +0000 [INFO|007d0|crypt] :: Starting migration from AES-128-CBC Legacy to AES-GCM-256\n"
+
+
+@pytest.mark.parametrize("destination,mode", zip(OTHERS, ("rotated", "plain", "plain")))
+def test_from_the_legacy_form(turns, destination, mode):
+    turns.bring(keystores.LEGACY)
+    before = turns.prepare(destination, mode=mode)
+    plan = turns.lab.keyturn.run("plan").out
+    assert "none: the data is in the legacy form" in plan and "migrate_encryption" in plan
+    result = turns.lab.run()
+    assert "none: the data was in the legacy form" in result.out
+    turns.assert_turned(before)
+    assert not [key for key in turns.lab.keyturn.run("--json", "key", "list").events() if key["uri"].startswith("legacy:")]
+
+
+@pytest.mark.parametrize("destination,point", zip(OTHERS, ("before", "after", "before")))
+def test_killed_around_the_migration(turns, destination, point):
+    turns.bring(keystores.LEGACY)
+    before = turns.prepare(destination, mode=point)
+    turns.killed(False)
+    turns.lab.keyturn.run("resume", check=OK)
+    turns.assert_turned(before)
+
+
+def test_a_migration_that_dies_is_taken_back(turns):
+    """After its first batch was committed: some of the data is in the new form then, and some in the old one."""
+    lab = turns.lab
+    turns.keys.make_legacy(6000)
+    before = turns.prepare("env", mode="inside2")
+    turns.write("go", "")
+    result = lab.run(check=ROLLED_BACK)
+    answers = [json.loads(e["body"]) for e in lab.journal.entries(lab.journal.latest())
+               if (e["kind"], e["step"], e["role"]) == ("outcome", "rekey", "probe")]
+    assert answers[0]["result"]["verdict"] == "mixed"
+    assert "all data is in the legacy form" in result.out + result.err
+    turns.assert_rolled_back(before, result)
+
+
+def test_a_migration_of_which_the_log_tells_nothing(turns):
+    """What it told years ago does not count."""
+    turns.bring(keystores.LEGACY)
+    before = turns.prepare("file", mode="silent")
+    for node in turns.lab.nodes:
+        with open(f"{node.looker}/log/looker.log", "a", encoding="utf-8") as f:
+            f.write(OLD_LINE)
+    result = turns.lab.run(check=ROLLED_BACK)
+    told(result, "step migrated", 'does not say "GCM"')
+    turns.assert_rolled_back(before, result)
+
+
+def test_an_application_that_cannot_migrate(turns):
+    turns.bring(keystores.LEGACY)
+    before = turns.prepare("file", mode="untold")
+    result = turns.lab.run(check=ROLLED_BACK)
+    told(result, 'Could not find task "migrate_encryption"', "update Looker to 6.4")
+    turns.assert_rolled_back(before, result)
+
+
+def test_legacy_has_to_be_said_and_is_no_destination(turns):
+    turns.bring(keystores.LEGACY)
+    for key, words in (({"to": "file:${dir}/cmk-${run}"}, ("no variable names the key in force", "legacy:")),
+                       ({"from": "legacy:", "to": "legacy:"}, ("nothing is turned into the legacy form",))):
+        turns.lab.rewrite(key=key)
+        told(turns.lab.keyturn.run("plan", check=REFUSED), *words)
+
+
+def test_a_migration_is_taken_back_and_done_again(turns):
+    """A finished turn out of the legacy form, back, once more with a coordinator that is killed, and the next turn as ever."""
+    lab = turns.lab
+    turns.bring(keystores.LEGACY)
+    before = turns.prepare("file")
+    lab.run()
+    turns.assert_turned(before)
+    run = lab.journal.latest()
+    made = next(key for key in lab.keyturn.run("--json", "key", "list").events()
+                if (key.get("run"), key["kind"]) == (run, "cluster"))
+    lab.keyturn.run("rollback", "--yes", run)
+    turns.assert_rolled_back({**before, "rekeys": before["rekeys"] + 1}, lab.keyturn.history[-1])
+    made = in_ledger(turns, made["uri"])
+    assert made["state"] == "deactivated" and {need["kind"] for need in made["dependants"]} == {"kept"}
+    told(lab.keyturn.run("key", "destroy", "--yes", made["uri"], check=REFUSED), "what its restore replaced")
+    before = turns.prepare("file", mode="after")
+    turns.killed(True)
+    lab.keyturn.run("resume", check=OK)
+    turns.assert_turned(before)
+    assert turns.keys.kind() == "file"
+    before = turns.prepare("file")
+    lab.run()
+    turns.assert_turned(before)

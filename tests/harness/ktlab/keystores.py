@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster whose key can be in any keystore: file, env, a token of the nodes, AWS KMS (awskms.Server). Which variables each
+"""A cluster whose key can be in any keystore: file, env, a token of the nodes, AWS KMS (awskms.Server); or whose data is in
+the legacy form, without any key. Which variables each
 of them means for the application is written down here once more, from its documentation, not taken from the playbook."""
+import glob
 import json
 import os
+import subprocess
 
 from . import awskms
 from .hsm import SoftHsm
 from .lab import LabError
 
 KINDS = ("file", "env", "pkcs11", "awskms")
+LEGACY = "legacy"
 CONTEXT = "another context"
 
 
@@ -38,6 +42,18 @@ class Keystores:
         with open(node.env_file, "w", encoding="utf-8") as f:
             f.writelines(f"{name}={value}\n" for name, value in variables.items())
 
+    def make_legacy(self, items):
+        """The cluster as it was before there was any key: other data, in the legacy form; every node up."""
+        lab = self.lab
+        for node in lab.nodes:
+            node.app.stop()
+            self.write_env(node, self.others[node.name])
+        os.unlink(lab.cluster.database)
+        subprocess.run([os.path.join(lab.bin, "legacy_store"), lab.cluster.database, str(items), "200"], check=True)
+        lab.items = items
+        for node in lab.nodes:
+            node.app.start()
+
     # --- which key is in force ---
 
     def own(self, node):
@@ -48,6 +64,8 @@ class Keystores:
         names = {name for node in self.lab.nodes for name in self.own(node)}
         found = [kind for kind, name in (("file", "LKR_MASTER_KEY_FILE"), ("env", "LKR_MASTER_KEY_ENV"),
                                          ("pkcs11", "LKR_PKCS11_CMK"), ("awskms", "LKR_AWS_CMK")) if name in names]
+        if not names:
+            return LEGACY
         if len(found) != 1:
             raise LabError(f"not one keystore: {sorted(names)}")
         return found[0]
@@ -98,12 +116,15 @@ class Keystores:
             raise LabError(f"not every node is up: {self.lab.states()}")
 
     def rekeys(self):
-        """How often the application was turned, by its own log."""
+        """How often the application was turned, or migrated, by its own logs."""
         count = 0
         for node in self.lab.nodes:
-            with open(f"{node.looker}/log/looker.log", encoding="utf-8") as f:
-                count += sum("Rekey complete" in line for line in f)
+            for path in glob.glob(f"{node.looker}/log/looker.log*"):
+                with open(path, encoding="utf-8") as f:
+                    count += sum("Rekey complete" in line or "Migration complete" in line for line in f)
         return count
 
     def kek(self):
-        return json.loads(self.lab.nodes[0].app.run("verify", "--json").stdout)["kek"]["id"]
+        """Its id; None: there is none."""
+        kek = json.loads(self.lab.nodes[0].app.run("verify", "--json").stdout)["kek"]
+        return kek and kek["id"]

@@ -476,6 +476,31 @@ static void locating_what_stays(void **state)
 	client_end(&c);
 }
 
+/* No variable names a key: whether that may be is for the coordinator to say. */
+static void locating_where_there_is_none(void **state)
+{
+	(void)state;
+	client c;
+	client_start(&c);
+	put_text("env", "LANG=C\n", 0600);
+	const char *args = J("{'env_file':'%s','variables':{'LKR_AWS_CMK':'awskms'},'legacy':true}", at("env"));
+	reply r = ask_ok(&c, "key.locate", args);
+	assert_string_equal(result_str(&r, "uri"), "legacy:");
+	assert_string_equal(result_str(&r, "kcv"), "");
+	reply_free(&r);
+	ask_bad(&c, "key.locate", J("{'env_file':'%s','variables':{'LKR_AWS_CMK':'awskms'},'legacy':false}", at("env")),
+		KT_STATUS_FAILED, KT_E_KEY, "Missing backing keystore");
+	put_text("env", "LKR_AWS_CMK=alias/a\n", 0600);
+	r = ask_ok(&c, "key.locate", args);
+	assert_string_equal(result_str(&r, "uri"), "awskms:alias/a");
+	reply_free(&r);
+	put_text("env", "LKR_AWS_CMK=\n", 0600); /* set, and no key: that is a fault, not a legacy installation */
+	ask_bad(&c, "key.locate", args, KT_STATUS_FAILED, KT_E_KEY, "LKR_AWS_CMK does not name a key");
+	ask_bad(&c, "key.locate", J("{'env_file':'%s','variables':{'LKR_AWS_CMK':'legacy'}}", at("env")),
+		KT_STATUS_FAILED, KT_E_INPUT, "nothing tells of \"legacy\"");
+	client_end(&c);
+}
+
 int main(void)
 {
 	kt_err err = KT_ERR_INIT;
@@ -495,6 +520,7 @@ int main(void)
 		TEST(forgetting),
 		TEST(locating),
 		TEST(locating_what_stays),
+		TEST(locating_where_there_is_none),
 		TEST(locating_fails_in_known_words),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -29,6 +29,16 @@ static void commands(void **state)
 	assert_int_equal(result_int(&r, "exit"), 7);
 	assert_non_null(strstr(r.error.msg, "exited with 7"));
 	reply_free(&r);
+	/* What is to be done about a text that is known; the exit code of a missing task is 1 as well as any. */
+	r = ask(&c, "command",
+		J("{'command':{'argv':['sh','-c','echo no such task; exit 1']},"
+		  "'expect':{'exit':0,'hints':{'other':'no','such task':'update it'}}}"));
+	assert_int_equal(r.status, KT_STATUS_FAILED);
+	assert_string_equal(r.error.remedy, "update it");
+	reply_free(&r);
+	r = ask(&c, "command", J("{'command':{'argv':['false']},'expect':{'hints':{'such task':'update it'}}}"));
+	assert_string_equal(r.error.remedy, "read the command's output");
+	reply_free(&r);
 	ask_bad(&c, "command", J("{'command':{'argv':['sleep','100'],'timeout_s':1}}"), KT_STATUS_FAILED, KT_E_IO,
 		"had not ended after 1 s");
 	ask_bad(&c, "command", J("{'command':{'argv':['/none']}}"), KT_STATUS_FAILED, KT_E_IO, "/none");
@@ -156,6 +166,54 @@ static void logs(void **state)
 		"not a regular file");
 	ask_bad(&c, "log.check", J("{'path':'log','has':['x']}"), KT_STATUS_FAILED, KT_E_INPUT, "absolute");
 	ask_bad(&c, "log.check", log_args("'has':'x'"), KT_STATUS_FAILED, KT_E_INPUT, "has");
+	client_end(&c);
+}
+
+static void set_time(const char *name, int64_t ms)
+{
+	const struct timespec t[2] = {{.tv_sec = ms / 1000}, {.tv_sec = ms / 1000}};
+	assert_int_equal(utimensat(AT_FDCWD, at(name), t, 0), 0);
+}
+
+/* What was rotated away since then counts, too, by its times alone; what nobody has written to since then is not read.
+ */
+static void logs_that_were_rotated(void **state)
+{
+	(void)state;
+	static const char fresh[] = "2018-10-30 01:00:00.000 +0000 [INFO|1|node] :: started\n";
+	client c;
+	client_start(&c);
+	put_text("log", fresh, 0600);
+	put_text("log.1", looker_log, 0600);
+	reply r = ask_ok(&c, "log.check", log_args("'has':['GCM','started'],'since_ms':" SINCE));
+	assert_string_equal(result_str(&r, "line"), "2018-10-30 01:00:00.000 +0000 [INFO|1|node] :: started");
+	reply_free(&r);
+	ask_bad(&c, "log.check", log_args("'lacks':['trouble'],'since_ms':" SINCE), KT_STATUS_FAILED, KT_E_REFUSED,
+		"says \"trouble\"");
+	ask_bad(&c, "log.check", log_args("'has':['old GCM'],'since_ms':" SINCE), KT_STATUS_RETRY, KT_E_REFUSED,
+		"old GCM");
+	ask_bad(&c, "log.check", log_args("'has':['GCM']"), KT_STATUS_RETRY, KT_E_REFUSED, "GCM"); /* one file then */
+	set_time("log.1", 1540852944000);
+	ask_bad(&c, "log.check", log_args("'has':['GCM'],'since_ms':" SINCE), KT_STATUS_RETRY, KT_E_REFUSED, "GCM");
+	put_text("log-20181030.gz", "\x1f\x8b compressed GCM\n", 0600);
+	put_text("logs", looker_log, 0600);
+	assert_int_equal(symlink("logs", at("log.2")), 0);
+	ask_bad(&c, "log.check", log_args("'has':['GCM'],'since_ms':" SINCE), KT_STATUS_RETRY, KT_E_REFUSED, "GCM");
+	put_text("log-20181030", looker_log, 0600);
+	ask_done(&c, "log.check", log_args("'has':['GCM'],'since_ms':" SINCE));
+	client_end(&c);
+}
+
+/* null: nobody said where there is one. */
+static void no_log(void **state)
+{
+	(void)state;
+	client c;
+	client_start(&c);
+	reply r = ask_ok(&c, "log.check", J("{'path':null,'has':['GCM']}"));
+	assert_string_equal(result_str(&r, "line"), "");
+	reply_free(&r);
+	ask_bad(&c, "log.check", J("{'has':['GCM']}"), KT_STATUS_FAILED, KT_E_INPUT, "path");
 	client_end(&c);
 }
 
@@ -405,6 +463,8 @@ int main(void)
 		TEST(much_output),
 		TEST(probes),
 		TEST(logs),
+		TEST(logs_that_were_rotated),
+		TEST(no_log),
 		TEST(logs_without_times_count_whole),
 		TEST(huge_logs),
 		TEST(a_key_in_a_log_is_not_told),

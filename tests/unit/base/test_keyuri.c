@@ -11,12 +11,13 @@ static void kinds(void **state)
 {
 	static const struct {
 		const char *uri, *name, *rest;
-		bool stays;
-	} rows[] = {{"file:/k", "file", "/k", false},
-		    {"env:NAME", "env", "NAME", false},
-		    {"pkcs11:token=t", "pkcs11", "token=t", true},
-		    {"awskms:alias/a", "awskms", "alias/a", true}};
-	static const char *const none[] = {"", "file", "fil:/k", "files:/k", "FILE:/k", "kmip:x", ":/k"};
+		bool stays, none;
+	} rows[] = {{"file:/k", "file", "/k", false, false},
+		    {"env:NAME", "env", "NAME", false, false},
+		    {"pkcs11:token=t", "pkcs11", "token=t", true, false},
+		    {"awskms:alias/a", "awskms", "alias/a", true, false},
+		    {"legacy:", "legacy", "", true, true}};
+	static const char *const none[] = {"", "file", "fil:/k", "files:/k", "FILE:/k", "kmip:x", ":/k", "legacy"};
 	kt_keyuri_kind kind, again;
 	const char *rest;
 	(void)state;
@@ -25,6 +26,7 @@ static void kinds(void **state)
 		assert_string_equal(kt_keyuri_name(kind), rows[i].name);
 		assert_string_equal(rest, rows[i].rest);
 		assert_true(kt_keyuri_stays(kind) == rows[i].stays);
+		assert_true(kt_keyuri_none(kind) == rows[i].none);
 		assert_true(kt_keyuri_named(rows[i].name, &again) && again == kind);
 	}
 	for (size_t i = 0; i < sizeof none / sizeof none[0]; i++)

@@ -91,6 +91,7 @@ static void take(running *r)
 	assert_kt_ok(kt_engine_apply(r->engine, &(kt_event){.kind = KT_EVENT_TAKE, .epoch = r->epoch}, &err));
 }
 
+/* `old_kcv` NULL: the data is in the legacy form. */
 static void start(running *r, const char *old_kcv)
 {
 	kt_err err = KT_ERR_INIT;
@@ -99,7 +100,10 @@ static void start(running *r, const char *old_kcv)
 	char text[128];
 	flush();
 	r->plan = sim_plan(2);
-	(void)snprintf(text, sizeof text, "{\"kcv\":\"%s\",\"from\":{\"n0\":\"file:/old\"}}", old_kcv);
+	if (old_kcv)
+		(void)snprintf(text, sizeof text, "{\"kcv\":\"%s\",\"from\":{\"n0\":\"file:/old\"}}", old_kcv);
+	else
+		(void)snprintf(text, sizeof text, "{\"from\":{\"n0\":\"legacy:\"}}");
 	cJSON_AddItemToObject(r->plan, "key", cJSON_Parse(text));
 	cJSON_AddItemToObject(r->plan, "hsm", cJSON_Parse("{\"token\":\"pkcs11:token=t?module-path=/m\"}"));
 	assert_kt_ok(kt_engine_new(r->plan, &r->engine, &err));
@@ -313,6 +317,57 @@ static void a_run_that_is_taken_back(void **state)
 	done(&r);
 }
 
+/* From the legacy form there is no old key: none is in the ledger, before and after, and taken back none comes there.
+ */
+static void a_run_from_the_legacy_form(void **state)
+{
+	running one = {.run = "r1", .new_id = "0b", .new_kcv = "bbbbbb", .verdict = "new"};
+	running two = {.run = "r2", .new_id = "0c", .new_kcv = "cccccc", .verdict = "new"};
+	(void)state;
+	start(&one, NULL);
+	go(&one, "rekey");
+	cJSON *keys = view(0);
+	assert_int_equal(cJSON_GetArraySize(keys), 3); /* the new one, the backup's, the wrapping key */
+	cJSON_Delete(keys);
+	go(&one, NULL);
+	keys = view(0);
+	assert_int_equal(cJSON_GetArraySize(keys), 3);
+	is(keys, "0b", "active", true);
+	needed_by(keys, "ba0b", "backup");
+	needed_by(keys, "0b", "data");
+	cJSON_Delete(keys);
+	start(&two, "bbbbbb"); /* the next turn is as any other */
+	go(&two, NULL);
+	keys = view(0);
+	is(keys, "0b", "deactivated", false);
+	is(keys, "0c", "active", true);
+	needed_by(keys, "0b", "backup");
+	cJSON_Delete(keys);
+	done(&one);
+	done(&two);
+}
+
+static void a_legacy_run_that_is_taken_back(void **state)
+{
+	kt_err err = KT_ERR_INIT;
+	running r = {.run = "r1", .new_id = "0b", .new_kcv = "bbbbbb", .verdict = "new"};
+	(void)state;
+	start(&r, NULL);
+	go(&r, NULL);
+	take(&r);
+	event(&r, &(kt_event){.kind = KT_EVENT_REVERT});
+	r.verdict = "old";
+	go(&r, NULL);
+	assert_int_equal(kt_engine_state(r.engine).state, KT_RUN_ROLLED_BACK);
+	cJSON *keys = view(0);
+	assert_int_equal(cJSON_GetArraySize(keys), 3);
+	is(keys, "0b", "deactivated", false);
+	needed_by(keys, "0b", "kept");
+	assert_kt_fails(KT_E_REFUSED, kt_view_unneeded(get(keys, "0b"), &err));
+	cJSON_Delete(keys);
+	done(&r);
+}
+
 /* Cut off: before the rekey both keys may be needed, and after it the more. */
 static void an_open_run(void **state)
 {
@@ -411,6 +466,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(two_runs, fresh, tidy),
 		cmocka_unit_test_setup_teardown(a_run_that_rolls_back, fresh, tidy),
 		cmocka_unit_test_setup_teardown(a_run_that_is_taken_back, fresh, tidy),
+		cmocka_unit_test_setup_teardown(a_run_from_the_legacy_form, fresh, tidy),
+		cmocka_unit_test_setup_teardown(a_legacy_run_that_is_taken_back, fresh, tidy),
 		cmocka_unit_test_setup_teardown(an_open_run, fresh, tidy),
 		cmocka_unit_test_setup_teardown(people_and_runs, fresh, tidy),
 		cmocka_unit_test_setup_teardown(cryptoperiods, fresh, tidy),

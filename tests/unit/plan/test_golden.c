@@ -104,6 +104,18 @@ static void awskms_to_pkcs11(void **state)
 	check("awskms-to-pkcs11", &f);
 }
 
+/* No key yet: the migration out of the legacy form. */
+static void legacy_to_file(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.key = "{'from':'legacy:','to':'file:${dir}/cmk-${run}'}";
+	f.vars = "{'database':'/srv/looker/looker.db'}";
+	for (size_t i = 0; i < FIXTURE_NODES; i++)
+		f.located[i] = (kt_located){"legacy:", ""};
+	check("legacy-to-file", &f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -111,6 +123,7 @@ int main(void)
 		cmocka_unit_test(env_to_file),
 		cmocka_unit_test(file_to_env_by_commands),
 		cmocka_unit_test(awskms_to_pkcs11),
+		cmocka_unit_test(legacy_to_file),
 	};
 	return cmocka_run_group_tests_name("golden plans", tests, NULL, NULL);
 }

@@ -400,6 +400,68 @@ static void awskms_in_the_wrong_place(void **state)
 	refused(&f, KT_E_REFUSED, "the old key is awskms:alias/looker on web01, but awskms:alias/other on web02");
 }
 
+/* From the legacy form: no old key anywhere, and what runs once is the migration, with the variables of afterwards. */
+static void from_the_legacy_form(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	from_awskms(&f, "legacy:");
+	f.key = "{'from':'legacy:','to':'file:${dir}/cmk-${run}'}";
+	f.vars = "{'rekey_depth':'data','internal_db_creds':'/srv/db.yaml'}";
+	cJSON *plan = fixture_plan(&f);
+	assert_null(cJSON_GetObjectItem(cJSON_GetObjectItem(plan, "key"), "kcv"));
+	has(plan, "preflight", NULL, "web01", "'key':null");
+	has(plan, "drift", NULL, "@", "'fields':['unit_sha256','env_names']");
+	has(plan, "backup", NULL, "web01", "'secrets':[]");
+	has(plan, "backup", NULL, "web01", "'key_files':['/home/lookerops/looker/cmk-" RUN "']");
+	has(plan, "rekey", NULL, "web01", "'argv':['./looker','migrate_encryption','-d','/srv/db.yaml']");
+	has(plan, "rekey", NULL, "web01",
+	    "'env':{'LKR_MASTER_KEY_FILE':'/home/lookerops/looker/cmk-" RUN "','LKR_MASTER_KEY_FILE_SOURCE':null,"
+	    "'LKR_MASTER_KEY_FILE_DESTINATION':null,");
+	has(plan, "rekey", NULL, "web01", "'hints':{'Could not find task \\'migrate_encryption\\'':");
+	static const char asked[] = "'env':{'LKR_MASTER_KEY_FILE_DESTINATION':'/home/lookerops/looker/cmk-" RUN "',"
+				    "'LKR_MASTER_KEY_FILE':null,'LKR_MASTER_KEY_FILE_SOURCE':null,";
+	has(plan, "probed", NULL, "web01", asked);
+	has(plan, "rekey", "probe", "web01", asked);
+	has(plan, "migrated", NULL, "web01",
+	    "{'path':'/home/lookerops/looker/log/looker.log','has':['GCM'],'since_ms':'${preflight.time_ms}'}");
+	has(plan, "env", NULL, "web03", "'set':{'LKR_MASTER_KEY_FILE':'/home/lookerops/looker/cmk-" RUN "'},");
+	assert_non_null(plan_step(plan, "escrow"));
+	cJSON_Delete(plan);
+	f.vars = "{'log_file':null}";
+	plan = fixture_plan(&f);
+	has(plan, "migrated", NULL, "web01", "'path':null");
+	cJSON_Delete(plan);
+	fixture file = FIXTURE;
+	plan = fixture_plan(&file);
+	assert_null(plan_step(plan, "migrated"));
+	cJSON_Delete(plan);
+}
+
+static void the_legacy_form_in_the_wrong_place(void **state)
+{
+	(void)state;
+	fixture f = FIXTURE;
+	f.key = "{'to':'legacy:'}";
+	refused(&f, KT_E_REFUSED, "nothing is turned into the legacy form: legacy: can only be the source");
+	f.key = "{'from':'legacy:','to':'legacy:'}";
+	memset(f.located, 0, sizeof f.located);
+	refused(&f, KT_E_REFUSED, "nothing is turned into the legacy form");
+	f.key = "{'from':'legacy:x','to':'file:/k'}";
+	refused(&f, KT_E_INPUT, "$.key.from: web01: \"legacy:x\": the legacy form has no key");
+	/* Nobody said it: a node without a key may be one that lost its variables. */
+	from_awskms(&f, "legacy:");
+	f.key = "{'to':'file:/k'}";
+	refused(&f, KT_E_REFUSED, "web01: no variable names the key in force (Looker can not start because: Missing");
+	f.key = "{'from':'legacy:','to':'file:/k'}";
+	f.located[1] = (kt_located){"file:/old", "a1b2c3"};
+	refused(&f, KT_E_REFUSED, "web02 runs with the key in file:/old, but /etc/kt/cluster.json says legacy:");
+	f.key = "{'to':'file:/k'}";
+	f.located[0] = f.located[2] = f.located[1];
+	f.located[1] = (kt_located){"legacy:", ""};
+	refused(&f, KT_E_REFUSED, "web02: no variable names the key in force");
+}
+
 static void how_deep(void **state)
 {
 	(void)state;
@@ -567,7 +629,7 @@ static void what_a_node_is_asked(void **state)
 	assert_string_equal(text, "{\"env_file\":\"/etc/web02.env\",\"variables\":{\"LKR_MASTER_KEY_FILE\":\"file\","
 				  "\"LKR_MASTER_KEY_ENV\":\"env\",\"LKR_AWS_CMK\":\"awskms\","
 				  "\"LKR_AWS_CMK_EC\":\"awskms.context\",\"AWS_REGION\":\"awskms.region\","
-				  "\"LKR_PKCS11_CMK\":\"pkcs11\"}}");
+				  "\"LKR_PKCS11_CMK\":\"pkcs11\"},\"legacy\":true}");
 	cJSON_free(text);
 	cJSON_Delete(args);
 	kt_playbook_free(&p);
@@ -581,10 +643,10 @@ static void the_engine_takes_every_kind(void **state)
 {
 	(void)state;
 	const char *const from[] = {"file:${dir}/cmk", "env:LKR_MASTER_KEY_ENV", "pkcs11:token=t;object=a",
-				    "awskms:alias/a"};
+				    "awskms:alias/a", "legacy:"};
 	const char *const to[] = {"file:${dir}/cmk-${run}", "env:LKR_MASTER_KEY_ENV", "pkcs11:token=t;object=b",
 				  "awskms:alias/b"};
-	for (size_t i = 0; i < 16; i++) {
+	for (size_t i = 0; i < 20; i++) {
 		char key[200];
 		(void)snprintf(key, sizeof key, "{'from':'%s','to':'%s'}", from[i / 4], to[i % 4]);
 		fixture f = FIXTURE;
@@ -602,7 +664,7 @@ static void the_engine_takes_every_kind(void **state)
 static void the_examples_make_plans(void **state)
 {
 	(void)state;
-	const char *const names[] = {"systemd", "loopback", "looker-installation", "looker-aws"};
+	const char *const names[] = {"systemd", "loopback", "looker-installation", "looker-aws", "looker-legacy"};
 	const char *source = getenv("KT_SOURCE_DIR");
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
 		char path[2000];
@@ -711,6 +773,8 @@ int main(void)
 		cmocka_unit_test(the_region_is_shared),
 		cmocka_unit_test(to_and_from_a_token),
 		cmocka_unit_test(awskms_in_the_wrong_place),
+		cmocka_unit_test(from_the_legacy_form),
+		cmocka_unit_test(the_legacy_form_in_the_wrong_place),
 		cmocka_unit_test(how_deep),
 		cmocka_unit_test(env_to_file_and_env_to_env),
 		cmocka_unit_test(roles_and_nodes),
