@@ -108,7 +108,9 @@ KT_MUST_CHECK kt_code kt_db_item_names(kt_db *db, kt_db_item_fn *fn, void *arg, 
  * Edit envelopes in place, every one (`span` NULL) or those of a span: `fn` gets its first `head_len` bytes
  * (KT_DB_WHOLE: all of it) and the whole length, and what it leaves from `from` on is written back. Envelopes keep
  * their length, so that a small head touches only the pages that hold the heads. In a write transaction. *count is the
- * number of items edited. A row that cannot be an item is KT_E_INPUT with its name.
+ * number of items edited. A row that cannot be an item is KT_E_INPUT with its name. `fn` may be called in another
+ * thread while this one is at the database (store/edit.h), one item after the other in the order of rows, and never
+ * after the return.
  */
 #define KT_DB_WHOLE SIZE_MAX
 typedef kt_code kt_db_edit_fn(void *arg, const char *name, uint8_t *head, size_t total, kt_err *err);

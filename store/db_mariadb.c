@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "store/db_backend.h"
+#include "store/edit.h"
 
 enum {
 	SCHEMA_VERSION = 1,
@@ -30,6 +31,7 @@ enum {
 	SAME_MAX = 2,
 	NAME_MAX_LEN = 512
 };
+_Static_assert((int)BATCH_ROWS <= (int)KT_BATCH_ROWS, "a batch holds them");
 
 /* In the order in which they are made: whoever finds the last one finds all. */
 static const char *const tables[] = {
@@ -775,23 +777,14 @@ static kt_code server_item_names(kt_db *base, kt_db_item_fn *fn, void *arg, kt_e
 	return each(of(base), ITEM_NAMES, NO_VALUES, NULL, fn, arg, err);
 }
 
-/* Items that were read together: their bytes stand in one buffer. */
-typedef struct batched {
-	int64_t id;
-	size_t name, bytes; /* where they begin */
-	size_t len, total;  /* of the bytes that were read, and of the whole envelope */
-} batched;
-
-typedef struct batch {
-	kt_buf data;
-	batched item[BATCH_ROWS];
-	size_t n;
-	int64_t rows; /* how many to ask for: follows the length of the items */
+/* What is needed beside a batch: how it was asked for, and its rows as the bulk statement wants them. */
+typedef struct array {
+	int64_t ask; /* how many to ask for: follows the length of the items */
 	char *at[BATCH_ROWS];
 	unsigned long lens[BATCH_ROWS];
 	long long ids[BATCH_ROWS];
 	long long same[SAME_MAX][BATCH_ROWS];
-} batch;
+} array;
 
 static kt_code bad_item(const server_db *db, const char *name, const char *bad, kt_err *err)
 {
@@ -799,72 +792,71 @@ static kt_code bad_item(const server_db *db, const char *name, const char *bad, 
 		       bad);
 }
 
-static kt_code keep_row(server_db *db, batch *b, kt_err *err)
+/* `room`: of the first bytes of the envelope, as kt_batch_add; at least as many as there are. */
+static kt_code keep_row(server_db *db, kt_batch *b, size_t room, kt_err *err)
 {
 	char made_up[64];
 	(void)snprintf(made_up, sizeof made_up, "(row %lld)", db->row[0].number);
 	if (!row_name(db))
 		return bad_item(db, made_up, "its name is not a text", err);
-	batched *i = &b->item[b->n];
-	*i = (batched){.id = db->row[0].number,
-		       .name = b->data.len,
-		       .len = db->row[2].bytes.len,
-		       .total = (size_t)db->row[3].number};
-	KT_TRY(kt_buf_append(&b->data, db->row[1].bytes.data, db->row[1].bytes.len + 1, err));
-	i->bytes = b->data.len;
-	KT_TRY(kt_buf_append(&b->data, db->row[2].bytes.data, db->row[2].bytes.len, err));
-	b->n++;
+	kt_batched *item;
+	const kt_buf *envelope = &db->row[2].bytes;
+	KT_TRY(kt_batch_add(b, db->row[0].number, row_name(db), room > envelope->len ? room : envelope->len, &item,
+			    err));
+	item->len = envelope->len;
+	item->total = (size_t)db->row[3].number;
+	memcpy(b->data.data + item->bytes, envelope->data, envelope->len);
 	return KT_OK;
 }
 
-static kt_code fill_batch(server_db *db, MYSQL_STMT *s, statement which, batch *b, kt_err *err)
+static kt_code fill_batch(server_db *db, MYSQL_STMT *s, statement which, size_t room, kt_batch *b, array *r,
+			  kt_err *err)
 {
 	bool more = true;
-	b->n = 0;
-	b->data.len = 0;
 	while (b->n < BATCH_ROWS && b->data.len < BATCH_BYTES) {
 		KT_TRY(next_row(db, s, which, &more, err));
 		if (!more)
 			break;
-		KT_TRY(keep_row(db, b, err));
+		KT_TRY(keep_row(db, b, room, err));
 	}
 	if (b->n) { /* what did not fit is read again: ask for no more than fits */
 		size_t mean = b->data.len / b->n + 1;
-		b->rows = mean > BATCH_BYTES ? 1 : BATCH_BYTES / (int64_t)mean;
-		b->rows = b->rows > BATCH_ROWS ? BATCH_ROWS : b->rows;
+		r->ask = mean > BATCH_BYTES ? 1 : BATCH_BYTES / (int64_t)mean;
+		r->ask = r->ask > BATCH_ROWS ? BATCH_ROWS : r->ask;
 	}
 	return KT_OK;
 }
 
-static kt_code read_batch(server_db *db, statement which, const value *in, size_t n, batch *b, kt_err *err)
+static kt_code read_batch(server_db *db, statement which, const value *in, size_t n, size_t room, kt_batch *b, array *r,
+			  kt_err *err)
 {
 	MYSQL_STMT *s;
 	KT_TRY(execute(db, which, in, n, "the items cannot be read", &s, err));
-	return end_rows(db, s, fill_batch(db, s, which, b, err), err);
+	return end_rows(db, s, fill_batch(db, s, which, room, b, r, err), err);
 }
 
 /* Where rows are written, the statement's first values are the same for all of them; the bytes and the row's number
  * follow. */
-static kt_code write_bulk(server_db *db, statement which, const value *first, size_t n, batch *b, size_t count,
+static kt_code write_bulk(server_db *db, statement which, const value *first, size_t n, array *w, size_t count,
 			  kt_err *err)
 {
 	MYSQL_STMT *s;
 	MYSQL_BIND in[SAME_MAX + 2];
-	unsigned rows = (unsigned)count;
+	unsigned size = (unsigned)count;
 	memset(in, 0, sizeof in);
 	for (size_t i = 0; i < n; i++) {
 		for (size_t r = 0; r < count; r++)
-			b->same[i][r] = first[i].number;
+			w->same[i][r] = first[i].number;
 		in[i].buffer_type = MYSQL_TYPE_LONGLONG;
-		in[i].buffer = b->same[i];
+		in[i].buffer = w->same[i];
 	}
 	in[n].buffer_type = MYSQL_TYPE_LONG_BLOB;
-	in[n].buffer = b->at;
-	in[n].length = b->lens;
+	in[n].buffer = w->at;
+	in[n].length = w->lens;
 	in[n + 1].buffer_type = MYSQL_TYPE_LONGLONG;
-	in[n + 1].buffer = b->ids;
+	in[n + 1].buffer = w->ids;
 	KT_TRY(prepare(db, which, &s, err));
-	if (mysql_stmt_attr_set(s, STMT_ATTR_ARRAY_SIZE, &rows) != 0 || mysql_stmt_bind_param(s, in) != 0 ||
+	if (mysql_stmt_attr_set(s, STMT_ATTR_ARRAY_SIZE, &size) != 0 || mysql_stmt_bind_param(s, in) != 0 ||
 	    mysql_stmt_execute(s) != 0)
 		return statement_failed(db, s, "the items cannot be written", err);
 	if (mysql_stmt_affected_rows(s) == count)
@@ -873,166 +865,136 @@ static kt_code write_bulk(server_db *db, statement which, const value *first, si
 		       count, (unsigned long long)mysql_stmt_affected_rows(s));
 }
 
-static kt_code write_one_by_one(server_db *db, statement which, const value *first, size_t n, const batch *b,
+static kt_code write_one_by_one(server_db *db, statement which, const value *first, size_t n, const array *w,
 				size_t count, kt_err *err)
 {
 	value in[SAME_MAX + 2];
-	uint64_t rows;
+	uint64_t found;
 	for (size_t i = 0; i < n; i++)
 		in[i] = first[i];
 	for (size_t r = 0; r < count; r++) {
-		in[n] = bytes(b->at[r], b->lens[r]);
-		in[n + 1] = number(b->ids[r]);
-		KT_TRY(change(db, which, in, n + 2, "the items cannot be written", &rows, err));
-		if (rows != 1)
+		in[n] = bytes(w->at[r], w->lens[r]);
+		in[n + 1] = number(w->ids[r]);
+		KT_TRY(change(db, which, in, n + 2, "the items cannot be written", &found, err));
+		if (found != 1)
 			return kt_fail(err, KT_E_INTERNAL, NULL, "%s: an item has gone", db->base.name);
 	}
 	return KT_OK;
 }
 
-static kt_code write_rows(server_db *db, statement which, const value *first, size_t n, batch *b, size_t count,
+static kt_code write_rows(server_db *db, statement which, const value *first, size_t n, array *w, size_t count,
 			  kt_err *err)
 {
 	if (count == 0)
 		return KT_OK;
-	return db->bulk ? write_bulk(db, which, first, n, b, count, err)
-			: write_one_by_one(db, which, first, n, b, count, err);
+	return db->bulk ? write_bulk(db, which, first, n, w, count, err)
+			: write_one_by_one(db, which, first, n, w, count, err);
 }
 
-/* How to edit, as kt_db_item_edit has it. */
-typedef struct edit {
-	size_t len, from;
-	kt_db_edit_fn *fn;
-	void *arg;
-	kt_buf head;
-} edit;
-
-static kt_code edit_one(server_db *db, batch *b, batched *i, edit *e, kt_err *err)
+static kt_code write_edited(const kt_edit *e, kt_batch *b, kt_err *err)
 {
-	const char *name = (const char *)b->data.data + i->name;
-	uint8_t *bytes_of = b->data.data + i->bytes;
-	if (e->len != KT_DB_WHOLE && i->len < e->len) { /* shorter than the head: what is missing is zero */
-		kt_buf_clear(&e->head);
-		KT_TRY(kt_buf_reserve(&e->head, e->len, err));
-		memset(e->head.data, 0, e->len);
-		memcpy(e->head.data, bytes_of, i->len);
-		bytes_of = e->head.data;
-	}
-	kt_code rc = e->fn(e->arg, name, bytes_of, i->total, err);
-	if (rc != KT_OK)
-		return kt_err_prefix(err, rc, "%s: item \"%s\"", db->base.name, name);
-	if (bytes_of == e->head.data && e->head.data)
-		memcpy(b->data.data + i->bytes, bytes_of, i->len);
-	return KT_OK;
-}
-
-static kt_code edit_batch(server_db *db, batch *b, edit *e, kt_err *err)
-{
+	server_db *db = of(e->db);
+	array *w = e->own;
 	size_t count = 0;
 	for (size_t i = 0; i < b->n; i++) {
-		batched *row = &b->item[i];
-		KT_TRY(edit_one(db, b, row, e, err));
-		if (row->len <= e->from)
+		const kt_batched *item = &b->item[i];
+		if (item->len <= e->from)
 			continue;
-		b->at[count] = (char *)b->data.data + row->bytes + e->from;
-		b->lens[count] = row->len - e->from;
-		b->ids[count++] = row->id;
+		w->at[count] = (char *)b->data.data + item->bytes + e->from;
+		w->lens[count] = item->len - e->from;
+		w->ids[count++] = item->id;
 	}
 	if (e->len == KT_DB_WHOLE)
-		return write_rows(db, ITEM_WRITE, NO_VALUES, b, count, err);
-	return write_rows(db, ITEM_EDIT, VALUES(number((int64_t)e->from + 1), number((int64_t)(e->len - e->from))), b,
+		return write_rows(db, ITEM_WRITE, NO_VALUES, w, count, err);
+	return write_rows(db, ITEM_EDIT, VALUES(number((int64_t)e->from + 1), number((int64_t)(e->len - e->from))), w,
 			  count, err);
 }
 
-static kt_code next_batch(server_db *db, const edit *e, const kt_db_span *span, batch *b, kt_err *err)
+static kt_code read_for_edit(const kt_edit *e, const kt_db_span *span, kt_batch *b, kt_err *err)
 {
-	int64_t limit = span->limit < 0 || span->limit > b->rows ? b->rows : span->limit;
+	server_db *db = of(e->db);
+	array *r = e->own;
+	int64_t limit = span->limit < 0 || span->limit > r->ask ? r->ask : span->limit;
 	if (e->len == KT_DB_WHOLE)
-		return read_batch(db, ITEM_WHOLE, VALUES(number(span->after), number(span->upto), number(limit)), b,
-				  err);
+		return read_batch(db, ITEM_WHOLE, VALUES(number(span->after), number(span->upto), number(limit)), 0, b,
+				  r, err);
 	return read_batch(db, ITEM_HEADS,
-			  VALUES(number((int64_t)e->len), number(span->after), number(span->upto), number(limit)), b,
-			  err);
-}
-
-static kt_code edit_all(server_db *db, edit *e, kt_db_span *span, batch *b, int64_t *count, kt_err *err)
-{
-	int64_t left = span->limit;
-	b->rows = FIRST_ROWS;
-	do {
-		kt_db_span now = {.after = span->after, .upto = span->upto, .limit = left};
-		KT_TRY(next_batch(db, e, &now, b, err));
-		KT_TRY(edit_batch(db, b, e, err));
-		if (b->n)
-			span->after = b->item[b->n - 1].id;
-		*count += (int64_t)b->n;
-		left -= left < 0 ? 0 : (int64_t)b->n;
-	} while (b->n && left != 0);
-	return KT_OK;
+			  VALUES(number((int64_t)e->len), number(span->after), number(span->upto), number(limit)),
+			  e->len, b, r, err);
 }
 
 static kt_code server_item_edit(kt_db *base, kt_db_span *span, size_t head_len, size_t from, kt_db_edit_fn *fn,
 				void *arg, int64_t *count, kt_err *err)
 {
-	kt_db_span all = {.after = INT64_MIN, .upto = INT64_MAX, .limit = -1};
-	edit e = {.len = head_len, .from = from, .fn = fn, .arg = arg};
-	*count = 0;
-	batch *b = calloc(1, sizeof *b);
-	if (!b)
+	array *r = calloc(1, sizeof *r);
+	if (!r)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
-	kt_code rc = edit_all(of(base), &e, span ? span : &all, b, count, err);
-	kt_buf_free(&e.head);
-	kt_buf_free(&b->data);
-	free(b);
+	r->ask = FIRST_ROWS;
+	kt_edit e = {.db = base,
+		     .len = head_len,
+		     .from = from,
+		     .fn = fn,
+		     .arg = arg,
+		     .read = read_for_edit,
+		     .write = write_edited,
+		     .own = r};
+	kt_code rc = kt_edit_run(&e, span, count, err);
+	free(r);
 	return rc;
 }
 
 /* Convert what is in a batch, and write what became of it. */
-static kt_code convert_batch(server_db *db, batch *b, kt_db_convert_fn *fn, void *arg, kt_buf *out, kt_err *err)
+static kt_code convert_batch(server_db *db, const kt_batch *b, kt_db_convert_fn *fn, void *arg, kt_buf *out,
+			     kt_err *err)
 {
 	for (size_t i = 0; i < b->n; i++) {
-		const batched *row = &b->item[i];
-		const char *name = (const char *)b->data.data + row->name;
+		const kt_batched *item = &b->item[i];
+		const char *name = (const char *)b->data.data + item->name;
 		kt_buf_clear(out);
-		kt_code rc = fn(arg, name, b->data.data + row->bytes, row->len, out, err);
+		kt_code rc = fn(arg, name, b->data.data + item->bytes, item->len, out, err);
 		if (rc != KT_OK)
 			return kt_err_prefix(err, rc, "%s: item \"%s\"", db->base.name, name);
 		if (out->len)
-			KT_TRY(change(db, ITEM_REPLACE, VALUES(bytes(out->data, out->len), number(row->id)),
+			KT_TRY(change(db, ITEM_REPLACE, VALUES(bytes(out->data, out->len), number(item->id)),
 				      "the item cannot be written", NULL, err));
 	}
 	return KT_OK;
 }
 
-static kt_code convert_all(server_db *db, batch *b, int64_t *after, int64_t limit, kt_db_convert_fn *fn, void *arg,
+typedef struct conversion {
+	kt_batch batch;
+	array array;
+	kt_buf out;
+} conversion;
+
+static kt_code convert_all(server_db *db, conversion *c, int64_t *after, int64_t limit, kt_db_convert_fn *fn, void *arg,
 			   int64_t *seen, kt_err *err)
 {
-	kt_buf out = KT_BUF_INIT;
-	kt_code rc = KT_OK;
-	b->rows = FIRST_ROWS;
+	kt_batch *b = &c->batch;
+	c->array.ask = FIRST_ROWS;
 	do {
-		int64_t ask = limit - *seen < b->rows ? limit - *seen : b->rows;
-		rc = read_batch(db, ITEM_AFTER, VALUES(number(*after), number(ask)), b, err);
-		if (rc == KT_OK)
-			rc = convert_batch(db, b, fn, arg, &out, err);
-		if (rc == KT_OK && b->n)
+		int64_t ask = limit - *seen < c->array.ask ? limit - *seen : c->array.ask;
+		kt_batch_clear(b);
+		KT_TRY(read_batch(db, ITEM_AFTER, VALUES(number(*after), number(ask)), 0, b, &c->array, err));
+		KT_TRY(convert_batch(db, b, fn, arg, &c->out, err));
+		if (b->n)
 			*after = b->item[b->n - 1].id;
-		*seen += rc == KT_OK ? (int64_t)b->n : 0;
-	} while (rc == KT_OK && b->n && *seen < limit);
-	kt_buf_free(&out);
-	return rc;
+		*seen += (int64_t)b->n;
+	} while (b->n && *seen < limit);
+	return KT_OK;
 }
 
 static kt_code server_item_convert(kt_db *base, int64_t *after, int64_t limit, kt_db_convert_fn *fn, void *arg,
 				   int64_t *seen, kt_err *err)
 {
 	*seen = 0;
-	batch *b = calloc(1, sizeof *b);
-	if (!b)
+	conversion *c = calloc(1, sizeof *c);
+	if (!c)
 		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
-	kt_code rc = convert_all(of(base), b, after, limit, fn, arg, seen, err);
-	kt_buf_free(&b->data);
-	free(b);
+	kt_code rc = convert_all(of(base), c, after, limit, fn, arg, seen, err);
+	kt_buf_free(&c->out);
+	kt_buf_free(&c->batch.data);
+	free(c);
 	return rc;
 }
 

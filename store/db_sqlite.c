@@ -8,8 +8,15 @@
 #include <unistd.h>
 
 #include "store/db_backend.h"
+#include "store/edit.h"
 
-enum { APPLICATION_ID = 0x4b545354, SCHEMA_VERSION = 1 };
+enum {
+	APPLICATION_ID = 0x4b545354,
+	SCHEMA_VERSION = 1,
+	BATCH_ROWS = 256,        /* that are read, edited and written together */
+	BATCH_BYTES = 256 * 1024 /* the same; one item may be larger */
+};
+_Static_assert((int)BATCH_ROWS <= (int)KT_BATCH_ROWS, "a batch holds them");
 
 static const char schema[] = "CREATE TABLE meta(name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL);"
 			     "CREATE TABLE kek(generation INTEGER PRIMARY KEY, record BLOB NOT NULL);"
@@ -476,34 +483,10 @@ static kt_code file_item_names(kt_db *base, kt_db_item_fn *fn, void *arg, kt_err
 	return each(of(base), false, NULL, fn, arg, err);
 }
 
-/* How to edit: the first `len` bytes from `from` on, in `head`, which grows to what an envelope needs. */
-typedef struct edit {
-	size_t len, from;
-	kt_db_edit_fn *fn;
-	void *arg;
-	kt_buf head;
-	int64_t last; /* row that was edited */
-} edit;
-
-/* What of one envelope is edited: read, have it edited, write it back. */
-static kt_code edit_one(file_db *db, sqlite3_blob *blob, const char *name, edit *e, kt_err *err)
+static kt_code bad_item(const file_db *db, const char *name, const char *bad, kt_err *err)
 {
-	size_t total = (size_t)sqlite3_blob_bytes(blob);
-	size_t n = total < e->len ? total : e->len;
-	kt_buf_clear(&e->head);
-	KT_TRY(kt_buf_reserve(&e->head, e->len == KT_DB_WHOLE ? total : e->len, err));
-	if (n < e->len && e->len != KT_DB_WHOLE)
-		memset(e->head.data + n, 0, e->len - n);
-	if (sqlite3_blob_read(blob, e->head.data, (int)n, 0) != SQLITE_OK)
-		return failed(db, "an envelope cannot be read", err);
-	e->head.len = n;
-	kt_code rc = e->fn(e->arg, name, e->head.data, total, err);
-	if (rc != KT_OK)
-		return kt_err_prefix(err, rc, "%s: item \"%s\"", db->base.name, name);
-	if (n > e->from &&
-	    sqlite3_blob_write(blob, e->head.data + e->from, (int)(n - e->from), (int)e->from) != SQLITE_OK)
-		return failed(db, "an envelope cannot be written", err);
-	return KT_OK;
+	return kt_fail(err, KT_E_INPUT, "restore the item from a backup", "%s: item \"%s\": %s", db->base.name, name,
+		       bad);
 }
 
 static kt_code move_blob(file_db *db, int64_t id, const char *name, sqlite3_blob **blob, kt_err *err)
@@ -513,51 +496,78 @@ static kt_code move_blob(file_db *db, int64_t id, const char *name, sqlite3_blob
 	if (rc == SQLITE_OK)
 		return KT_OK;
 	if ((rc & 0xff) == SQLITE_ERROR)
-		return kt_fail(err, KT_E_INPUT, "restore the item from a backup",
-			       "%s: the item \"%s\" holds no envelope", db->base.name, name);
+		return bad_item(db, name, "it holds no envelope", err);
 	return failed(db, "an envelope cannot be opened", err);
 }
 
-static kt_code edit_rows(file_db *db, sqlite3_stmt *s, sqlite3_blob **blob, edit *e, int64_t *count, kt_err *err)
+/* What of one envelope is edited, into the batch. */
+static kt_code read_one(file_db *db, sqlite3_stmt *s, const kt_edit *e, kt_batch *b, kt_err *err)
 {
-	int step;
-	while ((step = sqlite3_step(s)) == SQLITE_ROW) {
-		int64_t id = e->last = sqlite3_column_int64(s, 0);
-		const char *name = row_name(s);
-		if (!name)
-			return kt_fail(err, KT_E_INPUT, "restore the item from a backup",
-				       "%s: the name of the item in row %lld is not a text", db->base.name,
-				       (long long)id);
-		KT_TRY(move_blob(db, id, name, blob, err));
-		KT_TRY(edit_one(db, *blob, name, e, err));
-		(*count)++;
+	char made_up[64];
+	sqlite3_blob **blob = e->own;
+	kt_batched *item;
+	int64_t id = sqlite3_column_int64(s, 0);
+	const char *name = row_name(s);
+	(void)snprintf(made_up, sizeof made_up, "(row %lld)", (long long)id);
+	if (!name)
+		return bad_item(db, made_up, "its name is not a text", err);
+	KT_TRY(move_blob(db, id, name, blob, err));
+	size_t total = (size_t)sqlite3_blob_bytes(*blob);
+	KT_TRY(kt_batch_add(b, id, name, e->len == KT_DB_WHOLE ? total : e->len, &item, err));
+	item->total = total;
+	item->len = total < e->len ? total : e->len;
+	return sqlite3_blob_read(*blob, b->data.data + item->bytes, (int)item->len, 0) == SQLITE_OK
+		       ? KT_OK
+		       : failed(db, "an envelope cannot be read", err);
+}
+
+static kt_code read_batch(const kt_edit *e, const kt_db_span *span, kt_batch *b, kt_err *err)
+{
+	file_db *db = of(e->db);
+	sqlite3_stmt *s = NULL;
+	KT_TRY(get_span(db, ITEM_NAMES, span, &s, err));
+	kt_code rc = KT_OK;
+	int step = SQLITE_ROW;
+	while (rc == KT_OK && b->n < BATCH_ROWS && b->data.len < BATCH_BYTES && (step = sqlite3_step(s)) == SQLITE_ROW)
+		rc = read_one(db, s, e, b, err);
+	if (rc == KT_OK && step != SQLITE_ROW && step != SQLITE_DONE)
+		rc = failed(db, "the items cannot be read", err);
+	(void)sqlite3_reset(s);
+	return rc;
+}
+
+static kt_code write_batch(const kt_edit *e, kt_batch *b, kt_err *err)
+{
+	file_db *db = of(e->db);
+	sqlite3_blob **blob = e->own;
+	for (size_t i = 0; i < b->n; i++) {
+		const kt_batched *item = &b->item[i];
+		const uint8_t *bytes = b->data.data + item->bytes;
+		if (item->len <= e->from)
+			continue;
+		KT_TRY(move_blob(db, item->id, (const char *)b->data.data + item->name, blob, err));
+		if (sqlite3_blob_write(*blob, bytes + e->from, (int)(item->len - e->from), (int)e->from) != SQLITE_OK)
+			return failed(db, "an envelope cannot be written", err);
 	}
-	return step == SQLITE_DONE ? KT_OK : failed(db, "the items cannot be read", err);
+	return KT_OK;
 }
 
 static kt_code file_item_edit(kt_db *base, kt_db_span *span, size_t head_len, size_t from, kt_db_edit_fn *fn, void *arg,
 			      int64_t *count, kt_err *err)
 {
-	file_db *db = of(base);
-	sqlite3_stmt *s = NULL;
 	sqlite3_blob *blob = NULL;
-	edit e = {.len = head_len, .from = from, .fn = fn, .arg = arg, .last = span ? span->after : 0};
-	*count = 0;
-	KT_TRY(get_span(db, ITEM_NAMES, span, &s, err));
-	kt_code rc = edit_rows(db, s, &blob, &e, count, err);
+	kt_edit e = {.db = base,
+		     .len = head_len,
+		     .from = from,
+		     .fn = fn,
+		     .arg = arg,
+		     .read = read_batch,
+		     .write = write_batch,
+		     .own = &blob};
+	kt_code rc = kt_edit_run(&e, span, count, err);
 	if (sqlite3_blob_close(blob) != SQLITE_OK && rc == KT_OK)
-		rc = failed(db, "an envelope cannot be written", err);
-	(void)sqlite3_reset(s);
-	if (span)
-		span->after = e.last;
-	kt_buf_free(&e.head);
+		rc = failed(of(base), "an envelope cannot be written", err);
 	return rc;
-}
-
-static kt_code bad_item(const file_db *db, const char *name, const char *bad, kt_err *err)
-{
-	return kt_fail(err, KT_E_INPUT, "restore the item from a backup", "%s: item \"%s\": %s", db->base.name, name,
-		       bad);
 }
 
 typedef struct conversion {
