@@ -350,10 +350,37 @@ static kt_code unpack(kt_agent_ctx *ctx, const cJSON *args, opened *o, const cha
 	return kt_json_add_int(result, "bytes", (int64_t)bytes, err);
 }
 
+/* The dump goes into a place that is thrown away, before anything depends on it: a checksum says only that it is what
+ * was printed. */
+static kt_code test_load(kt_agent_ctx *ctx, const cJSON *args, const char *scratch, cJSON *result, kt_err *err)
+{
+	const cJSON *load = command_of(args, "load");
+	char path[PATH_MAX];
+	cJSON *command = NULL;
+	if (!load)
+		return kt_json_add_bool(result, "loaded", false, err);
+	if ((size_t)snprintf(path, sizeof path, "%s/%s", scratch, KT_DUMP_MEMBER) >= sizeof path)
+		return kt_fail(err, KT_E_INPUT, NULL, "%.200s...: the path is too long", scratch);
+	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return kt_fail(err, KT_E_REFUSED,
+			       "name load_check_command where there is a dump_command, and only there",
+			       "there is a command that test-loads a database's dump, and the backup has none");
+	kt_code rc = kt_scratch_command(load, scratch, &command, err);
+	if (rc == KT_OK)
+		rc = give_scratch(scratch, command, err);
+	if (rc == KT_OK)
+		rc = kt_dump_load(ctx, command, fd, err);
+	(void)close(fd);
+	cJSON_Delete(command);
+	return rc == KT_OK ? kt_json_add_bool(result, "loaded", true, err) : kt_err_prefix(err, rc, "the test restore");
+}
+
 static kt_code check_in(kt_agent_ctx *ctx, const cJSON *args, opened *o, const char *scratch, const cJSON *check,
 			cJSON *result, kt_err *err)
 {
 	KT_TRY(unpack(ctx, args, o, scratch, KT_SCRATCH_MARK, result, err));
+	KT_TRY(test_load(ctx, args, scratch, result, err));
 	if (check)
 		KT_TRY(run_check(ctx, check, scratch, err));
 	return kt_json_add_bool(result, "checked", check != NULL, err);

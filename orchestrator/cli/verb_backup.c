@@ -231,8 +231,10 @@ static kt_code check_args(const work *w, const char *node, const late *l, cJSON 
 		return kt_fail(err, KT_E_REFUSED, "unpack it: keyturn backup restore",
 			       "the run did not test-restore it");
 	KT_TRY(kt_template_resolve_late(at.args, lookup, (void *)(uintptr_t)l, out, err));
-	if (!can_look(w, node))
+	if (!can_look(w, node)) {
 		cJSON_DeleteItemFromObjectCaseSensitive(*out, "check");
+		cJSON_DeleteItemFromObjectCaseSensitive(*out, "load"); /* has the old key, too */
+	}
 	kt_code rc = kt_buf_printf(&scratch, err, "%s-verify", text(*out, "scratch"));
 	cJSON_DeleteItemFromObjectCaseSensitive(*out, "scratch");
 	if (rc == KT_OK)
@@ -291,10 +293,13 @@ static void say(const work *w, const char *node, const kt_answer *a)
 			(void)fprintf(out, "     → %s\n", a->error.remedy);
 		return;
 	}
+	const bool loaded = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(a->result, "loaded"));
 	const char *how = w->into ? "restored"
 			  : cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(a->result, "checked"))
-				  ? "restores, and the data in it opens"
-				  : "restores; nothing looked into the data";
+				  ? loaded ? "restores, its dump loads, and the data in it opens"
+					   : "restores, and the data in it opens"
+			  : loaded ? "restores, and its dump loads"
+				   : "restores; nothing looked into the data";
 	(void)fprintf(out, "ok   %-16s %s (%" PRId64 " files, %" PRId64 " bytes)%s%s\n", node, how,
 		      number(a->result, "files"), number(a->result, "bytes"), w->into ? " into " : "",
 		      w->into ? w->into : "");

@@ -593,15 +593,21 @@ static kt_code put_transport_keys(const cJSON *plan, kt_buf *out, kt_err *err)
 	return KT_OK;
 }
 
+/* Has the step of this verb, on any node, a command as this argument? */
+static bool has_command(const cJSON *plan, const char *verb, const char *argument)
+{
+	const cJSON *step = find_step(plan, verb);
+	kt_plan_cursor at = {0};
+	while (step && kt_plan_next(step, &at))
+		if (cJSON_IsObject(member(at.args, argument)))
+			return true;
+	return false;
+}
+
 /* Is no backup looked into with the old key? */
 static bool restores_unseen(const cJSON *plan)
 {
-	const cJSON *check = find_step(plan, "backup.check");
-	kt_plan_cursor at = {0};
-	while (check && kt_plan_next(check, &at))
-		if (cJSON_IsObject(member(at.args, "check")))
-			return false;
-	return true;
+	return !has_command(plan, "backup.check", "check") && !has_command(plan, "backup.check", "load");
 }
 
 static kt_code put_warning(const char *warning, kt_buf *out, kt_err *err)
@@ -645,6 +651,13 @@ static kt_code put_warnings(const cJSON *plan, kt_buf *out, kt_err *err)
 		KT_TRY(put_warning(
 			"The backup is test-restored and compared, but nobody looks into it with the old key: "
 			"\"restore_check\" is not set.",
+			out, err));
+	if (has_command(plan, "backup.create", "dump") && !has_command(plan, "backup.check", "load"))
+		KT_TRY(put_warning(
+			"The dump of the database is compared by its checksum and loaded nowhere before the rekey: "
+			"\"load_check_command\" is not set (mariadb-load-check, beside the agent on each node, loads "
+			"it into "
+			"a server of its own).",
 			out, err));
 	return KT_OK;
 }

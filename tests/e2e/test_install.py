@@ -39,7 +39,7 @@ def test_nothing_is_missing_and_nothing_is_left_over(prefix):
                  and name.endswith(".json")}
     assert there == pages | playbooks | {
         "bin/keyturn", "bin/keyturn-store", "libexec/keyturn/agent/keyturn-agent", "libexec/keyturn/agent/libcjson.so.1",
-        "libexec/keyturn/agent/libp11-kit.so.0", "libexec/keyturn/agent/libffi.so.8",
+        "libexec/keyturn/agent/libp11-kit.so.0", "libexec/keyturn/agent/mariadb-load-check", "libexec/keyturn/agent/libffi.so.8",
         "include/keyturn-envelope.h", "lib/libkeyturn-envelope.so", "lib/libkeyturn-envelope.so.0",
         "lib/libkeyturn-envelope.so.0.1.0", "lib/pkgconfig/libkeyturn-envelope.pc", "share/man/man3/libkeyturn-envelope.3",
         "share/man/man1/keyturn.1", "share/man/man1/keyturn-store.1", "share/man/man5/keyturn-cluster.json.5",
@@ -47,7 +47,7 @@ def test_nothing_is_missing_and_nothing_is_left_over(prefix):
         "share/doc/keyturn/DESIGN.md", "share/doc/keyturn/FORMATS.md", "share/doc/keyturn/SAFETY.md",
         "share/doc/keyturn/TOKENS.md"}
     for path in there:
-        assert os.access(os.path.join(prefix, path), os.X_OK) == ("bin/" in path or path.endswith("-agent")), path
+        assert os.access(os.path.join(prefix, path), os.X_OK) == ("bin/" in path or path.endswith(("-agent", "-load-check"))), path
 
 
 def test_the_agent_brings_its_libraries(prefix):

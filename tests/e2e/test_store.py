@@ -600,6 +600,50 @@ def test_a_turn_over_a_server_is_taken_back(server_lab, server, tmp_path):
     server_lab.rewrite()  # the laboratory is the next test's, too
 
 
+def test_a_dump_is_loaded_before_the_rekey(server_lab, server, tmp_path):
+    """Into a server of its own, with sample items opened. A dump that is cut off, one that lacks a table and one of data
+    under another key are refused there; `backup verify` loads it again as long as the old key can be had."""
+    client, dump = str(tmp_path / "client.cnf"), str(tmp_path / "dump")
+    with open(client, "w", encoding="utf-8") as f:
+        f.write(f"[client]\nuser=root\nsocket={server.socket}\n")
+    os.chmod(client, 0o600)
+    helper = server_lab.cluster.agent_members()["path"] + "/mariadb-load-check"  # beside the agent, where enroll put it
+    made = ["mariadb-dump", f"--defaults-file={client}", "--single-transaction", server_lab.database]
+    commands = {"load_command": ["mariadb", f"--defaults-file={client}", server_lab.database],
+                "load_check_command": [helper, "${scratch}", "copy", "./looker", "verify", "-d", "${scratch}/load-check/db.yaml"]}
+    settings = server_lab.cluster.variables()
+
+    def dumping(*command):
+        server_lab.rewrite(vars={**settings, **commands, "dump_command": list(command)})
+
+    whole = subprocess.run(made, check=True, capture_output=True).stdout
+    scratch = tmp_path / "scratch"
+    for spoiled, words in ((whole[:whole.rindex(b"-- Dump completed")], "the dump is cut off"),
+                           (whole[:len(whole) // 2], "the dump does not load")):
+        scratch.mkdir(exist_ok=True)
+        done = subprocess.run([helper.replace("${node}", server_lab.nodes[0].name), str(scratch), "copy"], input=spoiled,
+                              capture_output=True, check=False)
+        assert done.returncode == 1 and words.encode() in done.stderr, done
+        assert not os.listdir(scratch)
+    with open(dump, "wb") as f:
+        f.write(whole.replace(b"`keyturn_item`", b"`other`"))
+    dumping("cat", dump)
+    refused = server_lab.run(check=5)
+    assert "the database was not loaded" in refused.out + refused.err and "keyturn_item" in refused.out + refused.err, refused
+    server_lab.assert_on_old_key()
+    dumping(*made)
+    assert "load_check_command" not in server_lab.keyturn.run("plan").out
+    server_lab.run()
+    server_lab.assert_turned()
+    run = server_lab.journal.latest()
+    said = server_lab.keyturn.run("backup", "verify", run).out
+    assert "its dump loads" in said, said
+    commands.pop("load_check_command")
+    dumping(*made)
+    assert "load_check_command" in server_lab.keyturn.run("plan").out
+    server_lab.rewrite()
+
+
 def test_keyturn_and_the_server_are_killed_in_the_rekey(server_lab, server):
     server_lab.run_killed_at("rekey", 0.05)
     server.kill()

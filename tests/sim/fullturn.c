@@ -107,7 +107,7 @@ static const struct answer {
 	 "'manifest_sha256':'9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08','notes':["
 	 "'left out: /home/lookerops/looker/.cache','left out: /home/lookerops/looker/cmk (a key)'],"
 	 "'sha256':'2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae'}"},
-	{"backup.check", 5000, 60000, "{'bytes':1073741824,'checked':true,'files':14823}"},
+	{"backup.check", 5000, 60000, "{'bytes':1073741824,'checked':true,'files':14823,'loaded':false}"},
 	{"key.receive", 50, 2000, "{'kcv':'c0ffee','proof':'00112233445566778899aabbccddeeff'}"},
 	{"key.install", 50, 1000, "{'kcv':'c0ffee','path':'/home/lookerops/looker/cmk-" RUN "'}"},
 	{"key.forget", 50, 1000, "{}"},

@@ -192,6 +192,57 @@ static void test_dump_and_load(void **state)
 	cJSON_Delete(result);
 }
 
+/* The dump is loaded by a command before anything depends on it; what that says decides, and nothing is left. */
+static void test_dump_is_test_loaded(void **state)
+{
+	(void)state;
+	kt_err err;
+	cJSON *result = NULL;
+	char check[1024];
+	char plain[KT_SHA256_HEX];
+	make_installation();
+	put_text("server", "rows", 0600);
+	kt_status s = ask(kt_action_backup_create, &result, &err,
+			  "{\"archive\":\"%s\",\"top\":\"%s\",\"paths\":[],\"dump\":{\"argv\":[\"/bin/cat\",\"%s\"]},"
+			  "\"load\":{\"argv\":[\"x\"]}}",
+			  at("b/d.ktbackup"), at("top"), at("server"));
+	if (s != KT_STATUS_OK)
+		fail_msg("%s", err.msg);
+	(void)snprintf(check, sizeof check, "\"archive\":\"%s\",\"sha256\":\"%s\",\"scratch\":\"%s\"",
+		       at("b/d.ktbackup"), text_of(result, "sha256"), at("scratch"));
+	cJSON_Delete(result);
+	s = ask(kt_action_backup_check, &result, &err,
+		"{%s,\"load\":{\"argv\":[\"/bin/sh\",\"-c\",\"test $(cat) = rows && echo loaded >${scratch}/data\"]},"
+		"\"check\":{\"argv\":[\"/bin/cat\",\"${scratch}/data\"]}}",
+		check);
+	if (s != KT_STATUS_OK)
+		fail_msg("%s", err.msg);
+	assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(result, "loaded")));
+	cJSON_Delete(result);
+	s = ask(kt_action_backup_check, &result, &err, "{%s}", check);
+	assert_int_equal(s, KT_STATUS_OK);
+	assert_true(cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(result, "loaded")));
+	cJSON_Delete(result);
+	s = ask(kt_action_backup_check, &result, &err,
+		"{%s,\"load\":{\"argv\":[\"/bin/sh\",\"-c\",\"echo no such table; exit 1\"]}}", check);
+	assert_int_equal(s, KT_STATUS_FAILED);
+	assert_int_equal(err.code, KT_E_REFUSED);
+	assert_non_null(strstr(err.msg, "the database was not loaded"));
+	assert_non_null(strstr(err.msg, "no such table"));
+	assert_false(is_there("scratch"));
+	cJSON_Delete(result);
+	/* A command that waits for a dump, and an archive that has none. */
+	make_backup(plain);
+	s = ask(kt_action_backup_check, &result, &err,
+		"{\"archive\":\"%s\",\"sha256\":\"%s\",\"scratch\":\"%s\",\"load\":{\"argv\":[\"/bin/true\"]}}",
+		at("b/x.tar.zst"), plain, at("scratch"));
+	assert_int_equal(s, KT_STATUS_FAILED);
+	assert_int_equal(err.code, KT_E_REFUSED);
+	assert_non_null(strstr(err.msg, "has none"));
+	assert_false(is_there("scratch"));
+	cJSON_Delete(result);
+}
+
 /* Whatever fails, the scratch folder is gone afterwards and the installation is untouched. */
 static void test_check_refuses(void **state)
 {
@@ -486,6 +537,7 @@ static int all_tests(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_create_check_restore),
 		TEST(test_dump_and_load),
+		TEST(test_dump_is_test_loaded),
 		TEST(test_check_refuses),
 		TEST(test_scratch_of_others_is_not_touched),
 		TEST(test_check_as_another_user),
