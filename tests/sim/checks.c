@@ -66,6 +66,8 @@ void sim_check_end(sim *s)
 		sim_break(s, "S7: nothing is under way, and the run is %s", state);
 	if (w->data != key || w->rekey_running)
 		sim_break(s, "S7: the run is %s and the data is not on that key", state);
+	if (s->last == KT_RUN_TURNED && s->migration && !w->log_tells)
+		sim_break(s, "S4: the run is turned and the log does not tell of the migration");
 	if (s->last == KT_RUN_REFUSED && (w->changed || w->rekey_started))
 		sim_break(s, "S7: the run is refused and something was changed");
 	for (size_t i = 0; i < s->n; i++) {

@@ -41,6 +41,8 @@ static const struct row {
 	 "backup.restore", "{\"sha256\":\"${backup.sha256}\",\"blob\":\"${bwrap.blob}\"}", "probe", 0},
 	{"env", "env", 'a', "node", "env.install", "{}", NULL, NULL, "", "env.restore", "{}", NULL, 0},
 	{"canary", "start", 'f', "node", "service.start", "{}", NULL, NULL, "", "service.stop", "{}", NULL, 0},
+	{"migrated", "start", 'f', "node", "log.check", "{}", NULL, "{\"times\":2,\"every_s\":5}", "", NULL, NULL, NULL,
+	 0},
 	{"opens", "start", 'f', "node", "command", "{}", NULL, "{\"times\":2,\"every_s\":5}", "\"commit\":true,", NULL,
 	 NULL, NULL, 0},
 	{"others", "start", 'r', "node", "service.start", "{}", NULL, NULL, "", "service.stop", "{}", NULL, 2},
@@ -102,7 +104,13 @@ static void add_step(kt_buf *b, const struct row *r, size_t n)
 	must(kt_buf_str(b, "}", &err), &err);
 }
 
-cJSON *sim_plan(size_t n)
+/* The log tells of a migration alone. */
+static bool is_there(const struct row *r, bool migration)
+{
+	return migration || strcmp(r->verb, "log.check") != 0;
+}
+
+static cJSON *make(size_t n, bool migration)
 {
 	kt_err err = KT_ERR_INIT;
 	kt_buf b = KT_BUF_INIT;
@@ -113,6 +121,8 @@ cJSON *sim_plan(size_t n)
 		must(kt_buf_printf(&b, &err, "%s{\"name\":\"n%zu\"}", i ? "," : "", i), &err);
 	must(kt_buf_str(&b, "],\"steps\":[", &err), &err);
 	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+		if (!is_there(&rows[i], migration))
+			continue;
 		must(kt_buf_str(&b, i ? "," : "", &err), &err);
 		add_step(&b, &rows[i], n);
 	}
@@ -120,4 +130,14 @@ cJSON *sim_plan(size_t n)
 	must(kt_json_parse("plan", b.data, b.len, &plan, &err), &err);
 	kt_buf_free(&b);
 	return plan;
+}
+
+cJSON *sim_plan(size_t n)
+{
+	return make(n, false);
+}
+
+cJSON *sim_plan_migration(size_t n)
+{
+	return make(n, true);
 }

@@ -24,23 +24,25 @@ void sim_trace(const sim *s, const char *fmt, ...)
 	(void)putchar('\n');
 }
 
-/* --- The plan, made once for each number of nodes ----------------------------------------------------------------- */
+/* --- The plans, made once for each number of nodes: a rekey, a migration ------------------------------------------ */
 
-static cJSON *plans[SIM_NODES_MAX + 1];
+static cJSON *plans[SIM_NODES_MAX + 1][2];
 
-static const cJSON *plan_of(size_t n)
+static const cJSON *plan_of(size_t n, bool migration)
 {
-	if (!plans[n])
-		plans[n] = sim_plan(n);
-	return plans[n];
+	cJSON **plan = &plans[n][migration];
+	if (!*plan)
+		*plan = migration ? sim_plan_migration(n) : sim_plan(n);
+	return *plan;
 }
 
 static void forget_plans(void)
 {
-	for (size_t i = 0; i <= SIM_NODES_MAX; i++) {
-		cJSON_Delete(plans[i]);
-		plans[i] = NULL;
-	}
+	for (size_t i = 0; i <= SIM_NODES_MAX; i++)
+		for (size_t k = 0; k < 2; k++) {
+			cJSON_Delete(plans[i][k]);
+			plans[i][k] = NULL;
+		}
 }
 
 /* --- A simulator -------------------------------------------------------------------------------------------------- */
@@ -94,7 +96,8 @@ static void begin(sim *s, const sim_options *o, sim_result *out)
 		   .disk = s->disk,
 		   .disks = s->disks};
 	s->n = o->nodes ? o->nodes : 1 + sim_below(&s->rng, 5);
-	s->plan = plan_of(s->n);
+	s->migration = o->seed % 4 == 0;
+	s->plan = plan_of(s->n, s->migration);
 	s->node = sim_alloc(s, s->n * sizeof *s->node);
 	fresh_disks(s, s->n);
 	for (size_t i = 0; i < s->n; i++)
@@ -102,8 +105,8 @@ static void begin(sim *s, const sim_options *o, sim_result *out)
 	sim_faults_draw(s);
 	s->may_revert = sim_chance(&s->rng, 150);
 	out->nodes = s->n;
-	sim_trace(s, "seed %" PRIu64 ": %zu nodes, faults %u, failures %u per mille", o->seed, s->n, s->fault_rate,
-		  s->fail);
+	sim_trace(s, "seed %" PRIu64 ": %zu nodes, %s, faults %u, failures %u per mille", o->seed, s->n,
+		  s->migration ? "a migration" : "a rekey", s->fault_rate, s->fail);
 	sim_coord_start(s, &s->machine[0], false, false);
 }
 

@@ -111,7 +111,8 @@ typedef struct sim_world {
 	bool changed; /* anything but a look */
 	bool rekey_running;
 	unsigned rekey_started, rekey_completed;
-	bool reverted; /* a person gave up what was written since */
+	bool log_tells; /* of the migration */
+	bool reverted;  /* a person gave up what was written since */
 } sim_world;
 
 /* --- The network (net.c) ------------------------------------------------------------------------------------------ */
@@ -257,6 +258,8 @@ struct sim {
 	const sim_options *o;
 	sim_rng rng;
 	const cJSON *plan;
+	bool migration; /* the old data is in the legacy form: what is done once commits in batches, and tells of itself
+			 */
 	sim_result *out;
 	int64_t now;
 	uint64_t seq;

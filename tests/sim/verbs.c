@@ -115,6 +115,18 @@ static kt_status act_command(kt_agent_ctx *ctx, const cJSON *args, cJSON *result
 	return kt_action_end(may(ctx, "the application does not answer", err));
 }
 
+/* The log of the node on which the migration ran; a line may have got lost. */
+static kt_status act_log(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
+{
+	(void)args, (void)result;
+	if (may(ctx, "the log cannot be read", err) != KT_OK)
+		return KT_STATUS_FAILED;
+	if (sim_of(ctx)->w.log_tells)
+		return KT_STATUS_OK;
+	KT_IGNORE(kt_fail(err, KT_E_REFUSED, NULL, "the log does not tell of it"));
+	return KT_STATUS_RETRY;
+}
+
 /* --- The service -------------------------------------------------------------------------------------------------- */
 
 static kt_code stop(kt_agent_ctx *ctx, cJSON *result, kt_err *err)
@@ -347,5 +359,6 @@ const kt_agent_verb sim_verbs[] = {
 	{"exec", KT_VERB_CHANGES, KT_VERB_ONCE, false, false, false, NULL, act_exec},
 	{"command", KT_VERB_READS, KT_VERB_AGAIN, false, false, false, NULL, act_command},
 	{"probe", KT_VERB_READS, KT_VERB_AGAIN, false, true, true, NULL, act_probe},
+	{"log.check", KT_VERB_READS, KT_VERB_AGAIN, false, false, false, NULL, act_log},
 	{0},
 };

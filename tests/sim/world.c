@@ -38,16 +38,26 @@ void sim_rekey_starts(sim *s)
 	if (!w->escrowed)
 		sim_break(s, "S3: the rekey starts without a recovered escrow");
 	w->rekey_running = true;
+	w->log_tells = s->migration && !(s->faults && sim_chance(&s->rng, 100));
 	s->out->rekeys++;
+}
+
+/* A rekey is one transaction. A migration is many, so that one that dies has mostly done a part of its work. */
+static sim_key what_is_left(sim *s)
+{
+	size_t truth = sim_below(&s->rng, 10);
+	if (s->migration)
+		return truth < 7 ? SIM_MIXED : truth < 9 ? SIM_OLD : SIM_NEW;
+	return truth < 4 ? SIM_NEW : truth < 7 ? SIM_MIXED : SIM_OLD;
 }
 
 /* What it did, and what it says that it did. */
 void sim_rekey_ends(sim *s, sim_runner *r, bool crashed)
 {
 	sim_world *w = &s->w;
-	size_t truth = crashed ? sim_below(&s->rng, 10) : s->faults ? sim_below(&s->rng, 14) : 0;
+	size_t truth = !crashed && s->faults ? sim_below(&s->rng, 14) : 0;
 	w->rekey_running = false;
-	w->data = truth < 4 || truth > 9 ? SIM_NEW : truth < 7 ? SIM_MIXED : SIM_OLD;
+	w->data = crashed ? what_is_left(s) : truth < 4 || truth > 9 ? SIM_NEW : truth < 7 ? SIM_MIXED : SIM_OLD;
 	bool lies = s->faults && sim_chance(&s->rng, 150);
 	r->says_ok = (w->data == SIM_NEW) != lies;
 	w->rekey_completed += w->data == SIM_NEW;
