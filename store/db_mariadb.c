@@ -287,8 +287,11 @@ static kt_code failed(server_db *db, const char *what, kt_err *err)
 	return explain(db, mysql_errno(db->my), mysql_error(db->my), what, err);
 }
 
+/* Where a connection is lost between two rows, the library leaves the reason with the connection alone. */
 static kt_code statement_failed(server_db *db, MYSQL_STMT *s, const char *what, kt_err *err)
 {
+	if (mysql_stmt_errno(s) == 0)
+		return failed(db, what, err);
 	return explain(db, mysql_stmt_errno(s), mysql_stmt_error(s), what, err);
 }
 
@@ -311,8 +314,10 @@ static void disconnect(server_db *db)
 static bool set_options(MYSQL *my, const kt_db_address *a)
 {
 	unsigned connect_s = CONNECT_S, answer_s = ANSWER_S, no = 0;
+	unsigned by = a->socket ? MYSQL_PROTOCOL_SOCKET : MYSQL_PROTOCOL_TCP; /* also where the host is "localhost" */
 	my_bool yes = 1;
-	bool good = mysql_options(my, MYSQL_OPT_CONNECT_TIMEOUT, &connect_s) == 0 &&
+	bool good = mysql_options(my, MYSQL_OPT_PROTOCOL, &by) == 0 &&
+		    mysql_options(my, MYSQL_OPT_CONNECT_TIMEOUT, &connect_s) == 0 &&
 		    mysql_options(my, MYSQL_OPT_READ_TIMEOUT, &answer_s) == 0 &&
 		    mysql_options(my, MYSQL_OPT_WRITE_TIMEOUT, &answer_s) == 0 &&
 		    mysql_options(my, MYSQL_OPT_LOCAL_INFILE, &no) == 0 &&

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ktlab import app, mariadb, process
+from ktlab import app, dbproxy, mariadb, process
 
 REFUSAL = ("There are other live nodes connected to this backend Looker database. If Looker was shutdown within the last minute, "
            "try again shortly, otherwise verify all nodes in the cluster are shut down.")
@@ -318,7 +318,7 @@ def test_tls(on_server):
     certificate, key = make_certificate(store.folder, "server")
     make_certificate(store.folder, "other")
     store.server.stop()
-    store.server.start(f"--ssl-cert={certificate}", f"--ssl-key={key}")
+    store.server.start(*store.server.tls(certificate, key))
     try:
         store.server.sql(f"ALTER USER {store.user}@localhost REQUIRE SSL")
         assert store.run("verify", check=False).returncode == 10  # in the clear: denied
@@ -431,6 +431,43 @@ def test_a_lock_that_is_held(on_server):
             store.server.sql(f"KILL {line}", check=False)
 
 
+def through(store, proxy):
+    """The store's nodes reach their server by the proxy."""
+    path = os.path.join(store.folder, "db.yaml")
+    with open(path, encoding="utf-8") as f:
+        text = f.read()
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text.replace(f"socket: {store.server.socket}", f"socket: {proxy.socket}"))
+
+
+@pytest.mark.parametrize("depth", ("kek", "data"))
+def test_a_server_without_bulk_statements(on_server, tmp_path, depth):
+    """As MySQL: a row each, which is counted."""
+    store = on_server().made(3000, 100)
+    with dbproxy.Proxy(str(tmp_path / "p"), store.server.socket) as proxy:
+        through(store, proxy)
+        assert store.json("rekey", "--depth", depth, to="cmk2")["opened"] == 3000
+        assert proxy.requests > 3000
+        assert store.opens("cmk2") == (3000, 3000)
+        answer = store.json("rekey", "--shards", "3", "--depth", depth, key="cmk2", to="cmk")
+        assert answer["items"] == answer["opened"] == 3000 and store.opens("cmk") == (3000, 3000)
+
+
+@pytest.mark.parametrize("cut", (20_000, 300_000))
+def test_a_connection_lost_within_an_answer(on_server, tmp_path, cut):
+    """Between rows and in the middle of one: it is said that the connection was lost, and nothing has changed."""
+    store = on_server().made(4000, 100)
+    with dbproxy.Proxy(str(tmp_path / "p"), store.server.socket, bulk=True) as proxy:
+        through(store, proxy)
+        proxy.cut = cut
+        for words in (("verify",), ("rekey",), ("rekey", "--depth", "data")):
+            lost = store.run(*words, to="cmk2", check=False)
+            assert lost.returncode == 8 and "the connection to the server was lost" in lost.stderr, (words, lost)
+        proxy.cut = None
+        assert store.run("probe", to="cmk2").stdout == "old\n"
+        assert store.json("rekey", to="cmk2")["opened"] == 4000
+
+
 # --- a rekey in shards ---
 
 def rekey_rows(store):
@@ -486,7 +523,7 @@ def test_three_workers_and_one_is_killed(on_server):
 def test_all_workers_die_and_the_server_too(on_server):
     """Killed at many moments; each time --join goes on where it was, and nothing is done twice."""
     store = on_server().made(20000, 100)
-    child = store.spawn("rekey", "--shards", "4", "--depth", "data", to="cmk2", KEYTURN_STORE_REKEY_DELAY_MS="50")
+    child = store.spawn("rekey", "--shards", "4", "--depth", "data", to="cmk2", KEYTURN_STORE_REKEY_DELAY_MS="300")
     await_rows(store, lambda rows: any(items for items, _, _ in rows.values()))
     child.send_signal(signal.SIGKILL)
     child.communicate()

@@ -52,7 +52,7 @@ def mirror(codename):
     raise LabError(f"apt has no source for {codename} main: the base system of the test nodes cannot be made")
 
 
-def _proxy_environment():
+def proxy_environment():
     """debootstrap downloads with wget, which does not know of apt's proxy."""
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     shown = process.run(["apt-config", "shell", "proxy", "Acquire::http::Proxy"], check=False).stdout
@@ -94,7 +94,7 @@ def _build(final, codename, log):
     with open(log, "w", encoding="utf-8") as output:
         done = subprocess.run(
             ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", codename, work, mirror(codename)],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_proxy_environment(), check=False)
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=proxy_environment(), check=False)
     try:
         if done.returncode != 0:
             with open(log, encoding="utf-8") as f:

@@ -27,6 +27,7 @@ def missing():
 class Server:
     """with Server(folder) as server: server.create("looker"), server.sql("..."), server.restart(). The folder is made, and
     removed at the end."""
+    name = "mariadbd"
 
     def __init__(self, folder):
         os.makedirs(RUN, exist_ok=True)
@@ -39,13 +40,26 @@ class Server:
         self.child = None
         self.users = 0
         try:
-            process.run([_program("mariadb-install-db"), "--no-defaults", f"--datadir={self.folder}/data", *self._user(),
-                         "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve",
-                         "--innodb-log-file-size=32M", "--innodb-flush-method=nosync"])
+            self.install()
             self.start()
         except BaseException:
             self.close()
             raise
+
+    def install(self):
+        """Its first databases."""
+        process.run([_program("mariadb-install-db"), "--no-defaults", f"--datadir={self.folder}/data", *self._user(),
+                     "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve",
+                     "--innodb-log-file-size=32M", "--innodb-flush-method=nosync"])
+
+    def command(self):
+        """What runs it, in the foreground."""
+        return [_program("mariadbd"), "--no-defaults", *self._user(), f"--datadir={self.folder}/data",
+                f"--socket={self.socket}", f"--pid-file={self.folder}/pid", *SERVER_OPTIONS]
+
+    def tls(self, certificate, key):
+        """Options of start(): with this certificate."""
+        return [f"--ssl-cert={certificate}", f"--ssl-key={key}"]
 
     @staticmethod
     def _user():
@@ -59,16 +73,14 @@ class Server:
 
     def start(self, *options):
         with open(os.path.join(self.folder, "log"), "ab") as log:
-            self.child = subprocess.Popen(
-                [_program("mariadbd"), "--no-defaults", *self._user(), f"--datadir={self.folder}/data",
-                 f"--socket={self.socket}", f"--pid-file={self.folder}/pid", *SERVER_OPTIONS, *options],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        self.state.add_process(self.child.pid, "mariadbd")
+            self.child = subprocess.Popen([*self.command(), *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                          start_new_session=True)
+        self.state.add_process(self.child.pid, self.name)
         deadline = time.monotonic() + 60
         while self.sql("SELECT 1", check=False) is None:
             if self.child.poll() is not None or time.monotonic() > deadline:
                 with open(os.path.join(self.folder, "log"), encoding="utf-8", errors="replace") as f:
-                    raise LabError("mariadbd does not start\n" + f.read()[-4000:])
+                    raise LabError(f"{self.name} does not start\n" + f.read()[-4000:])
             time.sleep(0.02)
 
     def _end(self, number):
