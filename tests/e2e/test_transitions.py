@@ -327,6 +327,8 @@ def test_a_finished_migration_is_taken_back(turns):
     run = lab.journal.latest()
     made = next(key for key in lab.keyturn.run("--json", "key", "list").events()
                 if (key.get("run"), key["kind"]) == (run, "cluster"))
+    # The restored data is looked into, and without any key, though the env file has one by now.
+    assert "web01            restores, and the data in it opens" in lab.keyturn.run("backup", "verify", run).out
     lab.keyturn.run("rollback", "--yes", run)
     turns.assert_rolled_back({**before, "rekeys": before["rekeys"] + 1}, lab.keyturn.history[-1])
     made = in_ledger(turns, made["uri"])
