@@ -211,20 +211,25 @@ const kt_spawn_what *kt_command_what(const kt_command *c)
 typedef struct attached {
 	kt_agent_ctx *ctx;
 	kt_output output;
-	int raw_fd; /* where stdout goes as it is; 0: to `output` */
+	int raw_fd;  /* where stdout goes as it is; 0: to `output` */
+	bool broken; /* nothing more can be written there: what the command still prints is of no use */
 } attached;
 
 static kt_code on_output(void *arg, int stream, const uint8_t *bytes, size_t n, kt_err *err)
 {
 	attached *a = arg;
-	if (stream == 1 && a->raw_fd)
-		return kt_file_write_all(a->raw_fd, bytes, n, "the command's output", err);
+	if (stream == 1 && a->raw_fd) {
+		kt_code rc = kt_file_write_all(a->raw_fd, bytes, n, "the command's output", err);
+		a->broken = rc != KT_OK;
+		return rc;
+	}
 	return kt_output_feed(&a->output, stream, bytes, n, err);
 }
 
 static bool on_stop(void *arg)
 {
-	return kt_agent_stopping(((attached *)arg)->ctx);
+	const attached *a = arg;
+	return a->broken || kt_agent_stopping(a->ctx);
 }
 
 static kt_code check_ending(const kt_command *c, const kt_spawn_end *end, kt_err *err)

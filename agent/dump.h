@@ -16,6 +16,9 @@
  * nothing; KT_E_IO. */
 KT_MUST_CHECK kt_code kt_dump_make(kt_agent_ctx *ctx, const cJSON *args, const char *name, const char *beside, int *fd,
 				   kt_err *err);
+/* How large it will be about, in bytes: what the command prints, a number and nothing else. KT_E_REFUSED: it did not
+ * exit with 0, or printed something else; KT_E_IO. */
+KT_MUST_CHECK kt_code kt_dump_measure(kt_agent_ctx *ctx, const cJSON *command, uint64_t *bytes, kt_err *err);
 /* Feed it, from its beginning, to the command. KT_E_REFUSED: it did not exit with 0. */
 KT_MUST_CHECK kt_code kt_dump_load(kt_agent_ctx *ctx, const cJSON *command, int fd, kt_err *err);
 

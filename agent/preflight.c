@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "agent/backup.h"
+#include "agent/dump.h"
 #include "agent/envfile.h"
 #include "agent/keyref.h"
 #include "agent/procfs.h"
@@ -159,7 +160,8 @@ static kt_code check_folder(const char *path, kt_err *err)
 	return KT_OK;
 }
 
-static kt_code check_room(preflight *p, const char *destination, const kt_archive_size *size, kt_err *err)
+static kt_code check_room(preflight *p, const char *destination, const kt_archive_size *size, uint64_t dump,
+			  kt_err *err)
 {
 	char folder[PATH_MAX];
 	struct statvfs fs;
@@ -167,8 +169,9 @@ static kt_code check_room(preflight *p, const char *destination, const kt_archiv
 	nearest_folder(destination, folder);
 	if (statvfs(folder, &fs) != 0)
 		return note(p, "backup", kt_fail_errno(&reason, errno, NULL, "free space in %s", folder), &reason, err);
-	/* The archive, should nothing in it compress, and beside it the test restore. */
-	uint64_t needed = 2 * size->bytes + SLACK_BYTES;
+	/* The archive, should nothing in it compress, and beside it the test restore. A dump is in both, and lies there
+	 * by itself while the first is made; a server that it is test-loaded into is as large. */
+	uint64_t needed = 2 * size->bytes + 3 * dump + SLACK_BYTES;
 	uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize;
 	KT_TRY(kt_json_add_int(p->result, "needed_bytes", (int64_t)needed, err));
 	KT_TRY(kt_json_add_int(p->result, "free_bytes", (int64_t)room, err));
@@ -196,9 +199,13 @@ static kt_code check_backup(preflight *p, kt_err *err)
 	KT_TRY(kt_backup_source(p->ctx, backup, &source, err));
 	kt_code rc = kt_archive_measure(&source, &size, &reason);
 	kt_backup_source_free(&source);
+	const cJSON *measure = member(backup, "dump_size");
+	uint64_t dump = 0;
+	if (rc == KT_OK && measure)
+		rc = kt_dump_measure(p->ctx, measure, &dump, &reason);
 	if (rc != KT_OK)
 		return note(p, "backup", rc, &reason, err);
-	return check_room(p, destination, &size, err);
+	return check_room(p, destination, &size, dump, err);
 }
 
 /* --- folders and programs -------------------------------------------------------------------------------------- */

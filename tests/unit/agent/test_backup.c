@@ -526,6 +526,57 @@ static void test_preflight_room(void **state)
 	cJSON_Delete(result);
 }
 
+/* A dump counts three times; a disk that it fills up is named, and nothing is left. */
+static void test_room_for_a_dump(void **state)
+{
+	(void)state;
+	kt_err err;
+	cJSON *result = NULL;
+	make_installation();
+	put_folder("small", 0755);
+	if (geteuid() != 0 || mount("tmpfs", at("small"), "tmpfs", 0, "size=2m") != 0) {
+		print_message("skipped: a small file system needs root\n");
+		skip();
+	}
+	static const char ask_with[] =
+		"{\"backup\":{\"destination\":\"%s\",\"top\":\"%s\",\"dump_size\":{\"argv\":[\"/bin/echo\",\"%s\"]}}}";
+	kt_status s = ask(kt_action_preflight, &result, &err, ask_with, at("small/backups"), at("top"), "100000");
+	double needed = number_of(result, "needed_bytes");
+	cJSON_Delete(result);
+	kt_err large;
+	kt_status refused =
+		ask(kt_action_preflight, &result, &large, ask_with, at("small/backups"), at("top"), "400000");
+	double more = number_of(result, "needed_bytes");
+	cJSON_Delete(result);
+	kt_err odd;
+	kt_status no_number = ask(kt_action_preflight, &result, &odd, ask_with, at("small/backups"), at("top"), "NULL");
+	cJSON_Delete(result);
+	kt_err full;
+	kt_status dumped =
+		ask(kt_action_backup_create, &result, &full,
+		    "{\"archive\":\"%s\",\"top\":\"%s\",\"paths\":[],\"dump\":{\"argv\":[\"/bin/cat\",\"/dev/zero\"]},"
+		    "\"load\":{\"argv\":[\"x\"]}}",
+		    at("small/b/d.ktbackup"), at("top"));
+	cJSON_Delete(result);
+	bool left = is_there("small/b/d.ktbackup") || is_there("small/b/d.ktbackup.part");
+	int unmounted = umount(at("small")); /* fails while something holds a file there */
+	assert_int_equal(unmounted, 0);
+	if (geteuid() == 0 && s != KT_STATUS_OK)
+		fail_msg("%s", err.msg);
+	assert_true(more - needed == 900000);
+	assert_int_equal(refused, KT_STATUS_FAILED);
+	assert_non_null(strstr(large.msg, "are free"));
+	assert_int_equal(no_number, KT_STATUS_FAILED);
+	assert_non_null(strstr(odd.msg, "no number"));
+	assert_int_equal(dumped, KT_STATUS_FAILED);
+	assert_int_equal(full.code, KT_E_IO);
+	assert_non_null(strstr(full.msg, "the database was not dumped"));
+	assert_non_null(strstr(full.msg, "left beside"));
+	assert_non_null(strstr(full.msg, "small/b"));
+	assert_non_null(strstr(full.msg, "No space left"));
+	assert_false(left);
+}
+
 static int all_tests(void)
 {
 	kt_err err = KT_ERR_INIT;
@@ -546,6 +597,7 @@ static int all_tests(void)
 		TEST(test_preflight_good),
 		TEST(test_preflight_names_everything),
 		TEST(test_preflight_room),
+		TEST(test_room_for_a_dump),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
