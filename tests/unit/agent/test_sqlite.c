@@ -13,7 +13,7 @@
 #include "base/clock.h"
 #include "tests/unit/agent/scratch.h"
 
-enum { ROWS = 600, AGREE = 1, TORN = 0 };
+enum { ROWS = 250, AGREE = 1, TORN = 0 };
 
 /* --- databases ------------------------------------------------------------------------------------------------- */
 
@@ -195,7 +195,7 @@ static void under_a_writer(const char *mode)
 		torn = !is_whole(at("plain.db"));
 	}
 	int64_t last = -1;
-	for (int i = 0; i < 5; i++) {
+	for (int i = 0; i < 3; i++) {
 		kt_archive_made made = backup();
 		unpack(&made);
 		assert_true(is_whole(unpacked("top/app.db")));
@@ -491,7 +491,7 @@ static void test_a_full_disk(void **state)
 	put_folder("top", 0755);
 	put_folder("b", 0755);
 	make_db(at("top/app.db"), "DELETE");
-	if (geteuid() != 0 || mount("tmpfs", at("b"), "tmpfs", 0, "size=1m") != 0) {
+	if (geteuid() != 0 || mount("tmpfs", at("b"), "tmpfs", 0, "size=256k") != 0) {
 		print_message("skipped: a small file system needs root\n");
 		skip();
 	}
