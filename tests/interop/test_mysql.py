@@ -12,8 +12,8 @@ from ktlab import LabError, mysql
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "e2e"))
 
 # What is said there for each database, and here for this one.
-from test_store import (Store, await_rows, test_a_connection_without_a_heartbeat_counts, test_a_lock_that_is_held,  # noqa: E402,F401
-                        test_a_node_comes_back, test_a_rekey_there_and_back, test_a_server_that_is_away, test_by_url,
+from test_store import (Store, await_beats, await_rows, kill_connections, test_a_connection_without_a_heartbeat_counts,  # noqa: E402,F401
+                        test_a_lock_that_is_held, test_a_rekey_there_and_back, test_a_server_that_is_away, test_by_url,
                         test_killed_anywhere, test_killed_before_the_commit, test_live_nodes_refuse,
                         test_the_password_is_seen_nowhere, test_the_privilege_that_is_missing_is_named,
                         test_the_server_is_killed_in_the_middle, test_tls, test_verbs)
@@ -75,6 +75,15 @@ def test_over_tcp(on_server, ssl):
     store.made(100)
     assert store.json("rekey", to="cmk2")["items"] == 100
     assert store.opens("cmk2") == (100, 100)
+
+
+def test_a_connection_that_is_lost(on_server):
+    """As by wait_timeout: the next heartbeat makes a new one, and none is missed."""
+    store = on_server().made(5)
+    store.run("start")
+    kill_connections(store)
+    await_beats(store, 2)
+    assert "no heartbeat" not in store.log()
 
 
 def test_shards(on_server):
