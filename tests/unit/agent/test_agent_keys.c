@@ -488,6 +488,10 @@ static void locating_where_there_is_none(void **state)
 	assert_string_equal(result_str(&r, "uri"), "legacy:");
 	assert_string_equal(result_str(&r, "kcv"), "");
 	reply_free(&r);
+	put_text("env", "", 0600);
+	r = ask_ok(&c, "key.locate", args);
+	assert_string_equal(result_str(&r, "uri"), "legacy:");
+	reply_free(&r);
 	ask_bad(&c, "key.locate", J("{'env_file':'%s','variables':{'LKR_AWS_CMK':'awskms'},'legacy':false}", at("env")),
 		KT_STATUS_FAILED, KT_E_KEY, "Missing backing keystore");
 	put_text("env", "LKR_AWS_CMK=alias/a\n", 0600);
