@@ -137,7 +137,7 @@ const char *kt_summary_remedy(kt_run_state state)
 {
 	switch (state) {
 	case KT_RUN_ROLLED_BACK:
-		return "the application is up with the old key; `keyturn run` begins anew, once what is named is "
+		return "the application is up as it was before; `keyturn run` begins anew, once what is named is "
 		       "repaired";
 	case KT_RUN_REFUSED:
 		return "`keyturn run` begins anew, once what is named is repaired";
