@@ -69,7 +69,7 @@ KT_MUST_CHECK kt_code kt_arg_path(const cJSON *args, const char *name, const cha
 KT_MUST_CHECK kt_code kt_arg_strings(const cJSON *args, const char *name, const cJSON **out, kt_err *err);
 
 /* The handlers. */
-kt_action_fn kt_action_facts, kt_action_file_remove, kt_action_run_release; /* facts.c, remove.c, runlock.c */
+kt_action_fn kt_action_facts, kt_action_file_remove, kt_action_run_release; /* facts.c, remove.c, release.c */
 kt_action_fn kt_action_service_stop, kt_action_service_start, kt_action_service_status; /* service.c */
 kt_action_fn kt_action_key_transport, kt_action_key_retire, kt_action_key_receive;      /* key.c */
 kt_action_fn kt_action_key_install, kt_action_key_forget, kt_action_key_locate;         /* key.c, locate.c */

@@ -20,6 +20,7 @@
 #include "agent/redact.h"
 #include "agent/scratch.h"
 #include "agent/slot.h"
+#include "agent/snapshot.h"
 #include "base/clock.h"
 
 enum { PROGRESS_EVERY_MS = 500 };
@@ -224,13 +225,44 @@ static kt_code check_dump(const cJSON *args, kt_err *err)
 		       "a database's dump is of no use without a command that loads it again, and the other way round");
 }
 
+typedef struct making {
+	const char *archive;
+	const kt_archive_source *source;
+	const kt_archive_how *how;
+	kt_archive_made made;
+} making;
+
+static kt_code make_archive(void *arg, kt_err *err)
+{
+	making *m = arg;
+	return kt_archive_create(m->archive, m->source, m->how, &m->made, err);
+}
+
+/* Out of LVM snapshots where they are asked for. What one that ran full gave is no backup. */
+static kt_code make(const kt_agent_ctx *ctx, const cJSON *args, making *m, cJSON *result, kt_err *err)
+{
+	kt_snapshot *snapshot;
+	cJSON *volumes = cJSON_AddArrayToObject(result, "snapshots");
+	if (!volumes)
+		return kt_fail(err, KT_E_INTERNAL, NULL, "out of memory");
+	KT_TRY(kt_snapshot_take(ctx, args, m->source, m->archive, &snapshot, err));
+	kt_code rc = kt_snapshot_name(snapshot, volumes, err);
+	if (rc == KT_OK)
+		rc = kt_snapshot_within(snapshot, make_archive, m, err);
+	const bool there = rc == KT_OK;
+	rc = kt_snapshot_end(snapshot, rc, err);
+	if (rc != KT_OK && there)
+		(void)unlink(m->archive);
+	return rc;
+}
+
 static kt_code create(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
 {
 	const char *archive;
 	int64_t rate;
 	backup_key key;
 	kt_archive_source source;
-	kt_archive_made made;
+	making m = {.source = &source};
 	KT_TRY(kt_arg_path(args, "archive", &archive, err));
 	KT_TRY(kt_json_opt_int(args, "rate", 0, 0, INT64_C(1) << 52, &rate, err));
 	KT_TRY(kt_backup_source(ctx, args, &source, err));
@@ -247,13 +279,15 @@ static kt_code create(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_er
 		reporter r = {.ctx = ctx, .what = "backing up"};
 		const kt_archive_hooks hooks = {.progress = report, .arg = &r};
 		const kt_archive_how how = {.seal = key.use, .rate = (uint64_t)rate, .hooks = &hooks};
-		rc = kt_archive_create(archive, &source, &how, &made, err);
+		m.archive = archive;
+		m.how = &how;
+		rc = make(ctx, args, &m, result, err);
 	}
 	if (dump >= 0)
 		(void)close(dump);
 	kt_secret_free(&key.key);
 	kt_backup_source_free(&source);
-	return rc == KT_OK ? say_made(archive, &made, result, err) : rc;
+	return rc == KT_OK ? say_made(archive, &m.made, result, err) : rc;
 }
 
 kt_status kt_action_backup_create(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)

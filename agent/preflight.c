@@ -17,6 +17,7 @@
 #include "agent/procfs.h"
 #include "agent/runlock.h"
 #include "agent/service.h"
+#include "agent/snapshot.h"
 #include "base/clock.h"
 #include "base/kcv.h"
 #include "base/spawn.h"
@@ -197,7 +198,9 @@ static kt_code check_backup(preflight *p, kt_err *err)
 		return kt_fail(err, KT_E_INPUT, NULL, "backup is not an object");
 	KT_TRY(kt_arg_path(backup, "destination", &destination, err));
 	KT_TRY(kt_backup_source(p->ctx, backup, &source, err));
-	kt_code rc = kt_archive_measure(&source, &size, &reason);
+	kt_code rc = kt_snapshot_check(backup, &source, &reason);
+	if (rc == KT_OK)
+		rc = kt_archive_measure(&source, &size, &reason);
 	kt_backup_source_free(&source);
 	const cJSON *measure = member(backup, "dump_size");
 	uint64_t dump = 0;

@@ -149,13 +149,3 @@ kt_code kt_runlock_release(const char *state, const char *cluster, const char *r
 	(void)close(fd);
 	return rc;
 }
-
-kt_status kt_action_run_release(kt_agent_ctx *ctx, const cJSON *args, cJSON *result, kt_err *err)
-{
-	bool released;
-	(void)args;
-	kt_code rc = kt_runlock_release(ctx->state, ctx->cluster, ctx->run, &released, err);
-	if (rc == KT_OK)
-		rc = kt_json_add_bool(result, "released", released, err);
-	return kt_action_end(rc);
-}

@@ -29,7 +29,7 @@ typedef struct kt_verb_arg {
 	bool nullable; /* null is a value */
 } kt_verb_arg;
 
-enum { KT_VERB_ARGS = 12 };
+enum { KT_VERB_ARGS = 14 };
 
 typedef struct kt_verb {
 	const char *name;
