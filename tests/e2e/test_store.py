@@ -672,7 +672,7 @@ def test_a_dump_is_loaded_before_the_rekey(server_lab, server, tmp_path):
     dumping(*made)
     assert "load_check_command" not in server_lab.keyturn.run("plan").out
     server_lab.run()
-    server_lab.assert_turned()
+    server_lab.assert_settled()
     run = server_lab.journal.latest()
     said = server_lab.keyturn.run("backup", "verify", run).out
     assert "its dump loads" in said, said
