@@ -243,7 +243,7 @@ static kt_code time_plain(const char *path, size_t from, size_t to, int64_t item
 	sqlite3 *db = NULL;
 	if (sqlite3_open(path, &db) != SQLITE_OK)
 		return kt_fail(err, KT_E_IO, NULL, "%s cannot be opened", path);
-	kt_code rc = sql(db, "PRAGMA synchronous=EXTRA; PRAGMA secure_delete=ON; PRAGMA cache_size=-32768", err);
+	kt_code rc = sql(db, "PRAGMA synchronous=EXTRA; PRAGMA secure_delete=ON; PRAGMA cache_size=-16384", err);
 	double start = now();
 	if (rc == KT_OK)
 		rc = plain_loop(db, from, to, err);

@@ -800,7 +800,7 @@ kt_code kt_db_open_sqlite(const char *path, kt_db_mode mode, int busy_ms, kt_db 
 	if (rc == KT_OK)
 		rc = run(db,
 			 "PRAGMA trusted_schema=OFF; PRAGMA synchronous=EXTRA; PRAGMA secure_delete=ON;"
-			 "PRAGMA cache_size=-32768; PRAGMA temp_store=MEMORY;",
+			 "PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY;",
 			 "the database cannot be set up", err);
 	if (rc == KT_OK)
 		*out = &db->base;
